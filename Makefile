@@ -1,0 +1,60 @@
+# Everything a user or a developer types. `make` alone lists it.
+# Needs only Python 3.11+ (PYTHON=python3.12 names another one); nothing is installed outside .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+ARGS ?=
+
+# Optional: address of a package index that carries PyTorch's CPU build. On Linux without it pip may take
+# the CUDA build, about 3 GB; it works on a CPU just the same.
+TORCH_INDEX ?=
+PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint bench eval train clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.installed  ## set everything up and serve on 127.0.0.1:8000 (ARGS="--port 9000 …")
+	@exec $(BIN)/hope serve $(ARGS)
+
+test: lint  ## ruff, mypy and the tests (ARGS="-k laws" narrows the tests)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy only
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## speed of reading, speaking and committing on this machine
+	@$(BIN)/hope bench $(ARGS)
+
+eval: $(VENV)/.installed  ## recall of the shipped checkpoint on facts it never saw
+	@$(BIN)/hope eval $(ARGS)
+
+train: $(VENV)/.installed  ## train a checkpoint (DATA=folder of texts, ARGS="--help" for the rest)
+	@$(BIN)/hope train --data $(DATA) $(ARGS)
+
+clean:  ## remove the environment and every cache; sessions in data/ stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find engine server tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+		"Name a newer one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "$(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (once; PyTorch is large) …"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (once; PyTorch is large) …"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,148 @@
+"""Frozen settings of the engine: the model's shape, the levels, the batch, the store, the worker.
+
+Composed here, read once at the edge (`server/settings.py` for the server, `hope train` for training).
+Knows no environment variables, no flags and no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import InvalidRequest
+
+CMS_FAST = "cms.fast"
+CMS_MEDIUM = "cms.medium"
+CMS_SLOW = "cms.slow"
+TITANS = "titans"
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """One block of the CMS chain (HOPE.md §1(g)), fast to slow.
+
+    Attributes:
+        name: `cms.fast`, `cms.medium`, `cms.slow`, or another `cms.*`.
+        hidden: width of the block's hidden layer.
+        scope: whose memory the level is: `session` or `tenant`.
+        learning_rate: step of one update on the level's difference from its initial state.
+        max_update_norm: gradient clip of one update (Frobenius norm over the level).
+        max_drift: bound on the level's norm, drawn back to it after an update (law 6).
+    """
+
+    name: str
+    hidden: int
+    scope: str = "session"
+    learning_rate: float = 0.0
+    max_update_norm: float = 1.0
+    max_drift: float = 8.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a Hope model; part of its fingerprint.
+
+    Attributes:
+        vocab_size: entries of the tokenizer.
+        width: model width d; must be a multiple of `num_heads`.
+        num_layers: number of Hope blocks.
+        num_heads: block-diagonal memories per layer; each sees width / num_heads.
+        memory_hidden: hidden width h of M_memory, per head.
+        projection_hidden: hidden width of M_k and M_v, per head.
+        rate_hidden: hidden width of M_eta and M_alpha, per head.
+        chunk_memory: tokens between two updates of M_memory; divides `chunk_projections`.
+        chunk_projections: tokens between two updates of M_k, M_v, M_eta, M_alpha.
+        conv_width: taps of the causal depthwise convolutions.
+        retention_floor: lowest retention gate alpha.
+        decay_towards: `initial` keeps the meta-learned state when memory decays, `zero` is eq. 88 as printed.
+        max_drift: bound on the Frobenius norm of each fast weight matrix (law 6).
+        levels: the CMS chain, fast to slow.
+    """
+
+    vocab_size: int = 4096
+    width: int = 192
+    num_layers: int = 4
+    num_heads: int = 3
+    memory_hidden: int = 64
+    projection_hidden: int = 32
+    rate_hidden: int = 8
+    chunk_memory: int = 64
+    chunk_projections: int = 64
+    conv_width: int = 4
+    retention_floor: float = 0.8
+    decay_towards: str = "initial"
+    max_drift: float = 16.0
+    levels: tuple[LevelConfig, ...] = field(
+        default_factory=lambda: (
+            LevelConfig(CMS_FAST, 96, "session", 1.0),
+            LevelConfig(CMS_MEDIUM, 96, "session", 0.1),
+            LevelConfig(CMS_SLOW, 384, "tenant", 0.0),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise InvalidRequest(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if self.chunk_projections % self.chunk_memory:
+            raise InvalidRequest(
+                f"chunk_projections {self.chunk_projections} must be a multiple of chunk_memory {self.chunk_memory}"
+            )
+        if self.decay_towards not in ("initial", "zero"):
+            raise InvalidRequest("decay_towards is 'initial' or 'zero'", param="decay_towards")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.num_heads
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Where sessions live and how long their parts are kept.
+
+    Attributes:
+        redis_url: `redis://`, `rediss://` or `unix://` URL of a real server; None starts the embedded store.
+        data_dir: folder of the embedded store's files.
+        lease_ttl_s: seconds a session's lease lives without renewal.
+        idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).
+        keep_versions: how many memory versions of a session are retained.
+    """
+
+    redis_url: str | None = None
+    data_dir: Path = Path("data")
+    lease_ttl_s: float = 15.0
+    idempotency_ttl_s: int = 86_400
+    keep_versions: int = 8
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How one engine batches, and how much it admits.
+
+    Attributes:
+        checkpoint: folder of the checkpoint; None means the one shipped in the package.
+        max_batch_rows: sessions that run together in one step.
+        max_queue: turns that may wait; the next is refused with `overloaded`.
+        max_message_tokens: longest message of one turn.
+        max_new_tokens: upper bound of a turn's `max_tokens`.
+        resident_bytes: budget of session memories kept in this process (LRU).
+        torch_threads: intra-op threads; one is fastest for small tensors on busy machines.
+        drain_timeout_s: seconds running turns get to finish when the engine closes.
+        heartbeat_timeout_s: heartbeat age after which the engine thread counts as dead.
+        turns_per_consolidation: turns after which a session is handed to the worker.
+        learn_every_tokens: clock of `cms.fast` inside a long message.
+        idle_consolidation_s: quiet seconds after which a session is handed to the worker.
+    """
+
+    checkpoint: Path | None = None
+    max_batch_rows: int = 16
+    max_queue: int = 256
+    max_message_tokens: int = 8192
+    max_new_tokens: int = 1024
+    resident_bytes: int = 512 * 2**20
+    torch_threads: int = 1
+    drain_timeout_s: float = 30.0
+    heartbeat_timeout_s: float = 30.0
+    turns_per_consolidation: int = 16
+    idle_consolidation_s: float = 300.0
+    learn_every_tokens: int = 512

@@ -1,0 +1,215 @@
+"""The shared nouns: what a turn is asked, what it yields, what a session and its memory look like from outside.
+
+Plain facts without torch and without I/O; everything above may import them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    # A session's memory is a value: tensors by name, batch first. Levels own the name's prefix.
+    Memory = Mapping[str, Tensor]
+
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True)
+class TurnRequest:
+    """What one turn asks for; the fields of `POST /v1/sessions/{id}/turns` (API.md, A turn)."""
+
+    message: str
+    learn: bool = True
+    max_tokens: int = 128
+    temperature: float = 0.7
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    if_version: int | None = None
+    timeout_s: float = 60.0
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of a turn."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """One level after a turn. `norm` is the level's Frobenius norm, `drift` its distance from the initial state
+    divided by the initial norm."""
+
+    name: str
+    scope: str
+    updates: int
+    norm: float
+    drift: float
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """What a turn did to memory. `surprise` is the message's mean negative log-likelihood in nats."""
+
+    version: int
+    generation: int
+    learned: bool
+    surprise: float
+    levels: tuple[LevelReport, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Durations of a turn in milliseconds; `commit_ms` is 0 where nothing was committed."""
+
+    queue_ms: float
+    first_token_ms: float
+    total_ms: float
+    commit_ms: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A finished turn exactly as the wire shows it (API.md, Turn)."""
+
+    id: str
+    session_id: str
+    index: int
+    created_at: str
+    message: str
+    reply: str
+    finish_reason: str
+    usage: Usage
+    memory: MemoryReport
+    timing: Timing
+    object: str = "turn"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session as the wire shows it (API.md, Session)."""
+
+    id: str
+    created_at: str
+    updated_at: str
+    version: int = 0
+    generation: int = 0
+    num_turns: int = 0
+    num_tokens: int = 0
+    memory_bytes: int = 0
+    contribute: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+    object: str = "session"
+
+
+@dataclass(frozen=True)
+class LevelView:
+    """One level as `GET …/memory` shows it; `bytes` is what it takes in the store."""
+
+    name: str
+    scope: str
+    clock: str
+    updates: int
+    parameters: int
+    bytes: int
+    norm: float
+    drift: float
+
+
+@dataclass(frozen=True)
+class SurprisePoint:
+    """The surprise of one turn's message."""
+
+    turn: int
+    value: float
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """The answer of `GET …/memory`."""
+
+    version: int
+    generation: int
+    levels: tuple[LevelView, ...]
+    surprise: tuple[SurprisePoint, ...]
+
+
+@dataclass(frozen=True)
+class TurnCreated:
+    """First event of a turn: it was accepted."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True)
+class TurnToken:
+    """A piece of the reply, complete in itself: never half a character."""
+
+    turn_id: str
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnCompleted:
+    """Last event of a turn: it is durable (or, with `learn: false`, done and traceless)."""
+
+    turn: Turn
+
+
+TurnEvent = TurnCreated | TurnToken | TurnCompleted
+
+
+@dataclass(frozen=True)
+class Health:
+    """Liveness and readiness with the reason a person can act on."""
+
+    alive: bool
+    ready: bool
+    reason: str | None = None
+
+
+class Observer(Protocol):
+    """What the engine and the worker report as they go; `server/metrics.py` counts it, tests may record it.
+
+    Every method is called from any thread and must not block.
+    """
+
+    def turn_finished(self, outcome: str, turn: Turn | None, queue_s: float, total_s: float) -> None:
+        """A turn ended: `completed`, `cancelled`, `deadline`, `refused`, `failed` or `replayed`."""
+
+    def first_token(self, seconds: float) -> None:
+        """Time from the arrival of a turn to its first piece of text."""
+
+    def token_interval(self, seconds: float) -> None:
+        """Time between two decoded tokens of one turn."""
+
+    def tokens(self, kind: str, count: int) -> None:
+        """Tokens passed: kind `prompt`, `generation` or `learned`."""
+
+    def queue(self, waiting: int, running: int) -> None:
+        """Turns waiting and turns running, at this moment."""
+
+    def batch(self, rows: int, seconds: float) -> None:
+        """One step of the engine over `rows` sessions."""
+
+    def memory_update(self, level: str, outcome: str, update_norm: float) -> None:
+        """A level took a step: outcome `applied`, `clipped`, `skipped` (nothing moved) or `rejected`."""
+
+    def stored(self, operation: str, outcome: str, seconds: float, size_bytes: int) -> None:
+        """A memory was loaded or committed: `load` (outcome: `resident` or `redis`) or `commit`."""
+
+    def resident(self, sessions: int, size_bytes: int) -> None:
+        """Sessions and bytes in this process's cache."""
+
+    def consolidation(self, outcome: str, seconds: float, num_turns: int) -> None:
+        """A consolidation ended: `accepted`, `empty`, `fenced` or `failed`."""

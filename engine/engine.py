@@ -1,0 +1,235 @@
+"""The engine's face: sessions, and turns as transactions on their memory.
+
+Admit, lease, bring the memory up, hand the turn to the engine's thread, stream, commit: the event loop's side of a
+turn. The device's side is `loop.py`. Knows no web.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator
+
+import torch
+
+from engine.config import EngineSettings, StoreSettings
+from engine.core import (
+    Health,
+    MemoryView,
+    Observer,
+    Session,
+    Turn,
+    TurnCompleted,
+    TurnEvent,
+    TurnRequest,
+)
+from engine.errors import (
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    Overloaded,
+    StoreUnavailable,
+    TooLarge,
+    TurnCancelled,
+)
+from engine.model.hope import Hope
+from engine.model.weights import load_checkpoint
+from engine.sessions.embedded import EmbeddedStore
+from engine.sessions.records import now_iso
+from engine.sessions.store import SessionStore
+from engine.tokenizer import Tokenizer
+from engine.turns import Turns
+from engine.views import memory_view
+
+logger = logging.getLogger(__name__)
+
+HEALTH_TTL_S = 1.0
+BUSY_RETRY_S = 1.0
+
+
+class Engine:
+    """One replica: stateless between turns, but for a cache of memories it has lately used."""
+
+    def __init__(
+        self,
+        model: Hope,
+        tokenizer: Tokenizer,
+        store: SessionStore,
+        settings: EngineSettings,
+        store_settings: StoreSettings,
+        observer: Observer,
+        *,
+        redis_url: str,
+        embedded: EmbeddedStore | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.store = model, tokenizer, store
+        self.settings, self.store_settings, self.observer = settings, store_settings, observer
+        self.redis_url = redis_url
+        self.model_name = "hope"
+        self._embedded = embedded
+        self._turns = Turns(model, tokenizer, store, settings, store_settings, observer)
+        self._open_turns = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._health: tuple[float, Health] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        settings: EngineSettings,
+        store_settings: StoreSettings,
+        observer: Observer,
+        loaded: tuple[Hope, Tokenizer] | None = None,
+    ) -> Engine:
+        """Loads the checkpoint, connects to the store (or starts the embedded one), starts the engine's thread.
+
+        Args:
+            loaded: a model and its tokenizer, in place of the checkpoint of `settings`.
+
+        Raises:
+            InvalidRequest: the checkpoint is not one.
+            StoreUnavailable: the store does not answer.
+        """
+        torch.set_num_threads(settings.torch_threads)
+        if loaded is None:
+            loaded = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
+        model, tokenizer = loaded
+        embedded = None if store_settings.redis_url else await EmbeddedStore.start(store_settings.data_dir)
+        url = store_settings.redis_url or (embedded.url if embedded else "")
+        store = await SessionStore.connect(url, store_settings)
+        try:
+            await store.ping()
+        except StoreUnavailable:
+            await store.close()
+            if embedded:
+                await embedded.stop()
+            raise
+        engine = cls(model, tokenizer, store, settings, store_settings, observer, redis_url=url, embedded=embedded)
+        engine._turns.loop.start()
+        return engine
+
+    def begin_drain(self) -> None:
+        """From now on turns are refused with `Draining`; running ones go on."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Lets running turns finish within `drain_timeout_s`, then stops the thread and the store."""
+        self.begin_drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await self._idle.wait()
+        await self._turns.close()
+        await self.store.close()
+        if self._embedded:
+            await self._embedded.stop()
+
+    async def turn(self, tenant: str, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
+        """One turn: `TurnCreated`, `TurnToken`s, `TurnCompleted`.
+
+        The last event means: memory, transcript and idempotency record are in the store. Closing the iterator
+        before it cancels the turn, and the memory stays that of before.
+
+        Raises:
+            HopeError: see `engine.errors`; nothing was learned, except where `CommitUnknown` says it may have been.
+        """
+        arrived = time.monotonic()
+        self._admit(request)
+        self._open_turns += 1
+        self._idle.clear()
+        outcome, finished = "failed", None
+        try:
+            async with contextlib.aclosing(self._turns.run(tenant, session_id, request, arrived)) as events:
+                async for event in events:
+                    if isinstance(event, TurnCompleted):
+                        outcome, finished = "completed", event.turn
+                    yield event
+        except (GeneratorExit, asyncio.CancelledError, TurnCancelled):
+            outcome = "completed" if finished else "cancelled"
+            raise
+        except DeadlineExceeded:
+            outcome = "deadline"
+            raise
+        finally:
+            self._open_turns -= 1
+            if not self._open_turns:
+                self._idle.set()
+            queue_s = finished.timing.queue_ms / 1000 if finished else 0.0
+            self.observer.turn_finished(outcome, finished, queue_s, time.monotonic() - arrived)
+
+    async def create_session(
+        self, tenant: str, session_id: str | None, metadata: dict[str, str], contribute: bool
+    ) -> Session:
+        """A new session at version 0; raises Conflict where the id is taken."""
+        now = now_iso()
+        name = session_id or f"s-{secrets.token_hex(8)}"
+        session = Session(name, now, now, contribute=contribute, metadata=metadata)
+        await self.store.create(tenant, session)
+        return session
+
+    async def session(self, tenant: str, session_id: str) -> Session:
+        """A session, or NotFound."""
+        return await self.store.get(tenant, session_id)
+
+    async def sessions(self, tenant: str, limit: int, after: str | None) -> tuple[list[Session], bool]:
+        """A page of the tenant's sessions and whether more follow."""
+        return await self.store.list(tenant, limit, after)
+
+    async def update_session(
+        self, tenant: str, session_id: str, metadata: dict[str, str] | None, contribute: bool | None
+    ) -> Session:
+        """Changes what is not None."""
+        return await self.store.update(tenant, session_id, metadata, contribute)
+
+    async def delete_session(self, tenant: str, session_id: str) -> None:
+        """Removes a session and everything that belongs to it."""
+        self._turns.forget(tenant, session_id)
+        await self.store.delete(tenant, session_id)
+
+    async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
+        """A page of the transcript and whether more follows."""
+        return await self.store.turns(tenant, session_id, limit, after)
+
+    async def memory(self, tenant: str, session_id: str) -> MemoryView:
+        """Every level of the session's memory, and the surprise of its turns."""
+        session = await self.store.get(tenant, session_id)
+        session, memory = await self._turns.bring_up(tenant, session)
+        return await memory_view(self.store, tenant, session, memory, self.model)
+
+    async def health(self) -> Health:
+        """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""
+        if self._health and time.monotonic() - self._health[0] < HEALTH_TTL_S:
+            return self._health[1]
+        health = await self._examine()
+        self._health = (time.monotonic(), health)
+        return health
+
+    async def _examine(self) -> Health:
+        if not self._turns.loop.alive:
+            return Health(False, False, "the engine's thread does not respond")
+        if self._draining:
+            return Health(True, False, "draining")
+        if self._open_turns >= self.settings.max_queue:
+            return Health(True, False, "the queue is full")
+        try:
+            await self.store.ping()
+        except StoreUnavailable:
+            return Health(True, False, "the store does not answer")
+        return Health(True, True)
+
+    def _admit(self, request: TurnRequest) -> None:
+        if self._draining:
+            raise Draining("the server is stopping; try again on another one", retry_after_s=BUSY_RETRY_S)
+        if self._open_turns >= self.settings.max_queue:
+            raise Overloaded("too many turns are waiting; try again shortly", retry_after_s=BUSY_RETRY_S)
+        if not request.message:
+            raise InvalidRequest("the message is empty: say something", param="message")
+        size = len(self.tokenizer.encode(request.message))
+        if size > self.settings.max_message_tokens:
+            raise TooLarge(
+                f"the message has {size} tokens, more than {self.settings.max_message_tokens}: split it",
+                param="message",
+            )

@@ -1,0 +1,123 @@
+"""Recall over a conversation: facts told among other talk, asked 1, 5 and 20 other turns later.
+
+Runs whole turns through a real engine and store, as a user's would. Values were never in training; relations and
+wordings are training's, or held out, as asked. Knows no tables and no plots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import EngineSettings, LevelConfig, StoreSettings
+from engine.core import DEFAULT_TENANT, Turn, TurnCompleted, TurnRequest
+from engine.engine import Engine
+from engine.evaluation.silent import SilentObserver
+from engine.model.hope import Hope
+from engine.model.weights import load_checkpoint
+from engine.training.data import Dialogue, Fact
+from engine.training.talk import Talk
+
+GAPS = (1, 5, 20)
+
+
+@dataclass(frozen=True)
+class RecallPlan:
+    """What to tell and how to ask.
+
+    Attributes:
+        num_sessions, facts_per_session: how much is told.
+        gaps: other turns between the last fact told and the questions.
+        held_out_phrases, held_out_relations: wordings or relations that training never saw.
+        rates: learning rates of CMS levels by name, in place of the checkpoint's; 0 switches a level off.
+    """
+
+    num_sessions: int = 10
+    facts_per_session: int = 5
+    gaps: tuple[int, ...] = GAPS
+    held_out_phrases: bool = False
+    held_out_relations: bool = False
+    rates: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question and its reply."""
+
+    gap: int
+    relation: str
+    question: str
+    value: str
+    reply: str
+
+    @property
+    def recalled(self) -> bool:
+        """Whether the value appears in the reply."""
+        return self.value.lower() in self.reply.lower()
+
+
+def with_rates(model: Hope, rates: Sequence[tuple[str, float]]) -> Hope:
+    """The model with other learning rates of its CMS levels."""
+    wanted = dict(rates)
+
+    def changed(level: LevelConfig) -> LevelConfig:
+        return dataclasses.replace(level, learning_rate=wanted.get(level.name, level.learning_rate))
+
+    model.config = dataclasses.replace(model.config, levels=tuple(changed(one) for one in model.config.levels))
+    return model
+
+
+async def ask(engine: Engine, session_id: str, message: str, *, learn: bool = True) -> Turn:
+    """One turn at temperature 0."""
+    request = TurnRequest(message, learn=learn, temperature=0.0, max_tokens=48, timeout_s=600.0)
+    async for event in engine.turn(DEFAULT_TENANT, session_id, request):
+        if isinstance(event, TurnCompleted):
+            return event.turn
+    raise AssertionError("a turn ends with TurnCompleted or raises")
+
+
+async def measure_recall(plan: RecallPlan, seed: int, checkpoint: Path | None = None) -> list[Asked]:
+    """Every question of one run, over its own engine and an embedded store in a temporary folder."""
+    model, tokenizer = load_checkpoint(checkpoint)
+    loaded = with_rates(model, plan.rates), tokenizer
+    settings = EngineSettings(checkpoint=checkpoint)
+    with tempfile.TemporaryDirectory(prefix="hope-eval-") as folder:
+        store = StoreSettings(data_dir=Path(folder))
+        engine = await Engine.open(settings, store, SilentObserver(), loaded)
+        try:
+            runs = [_session(engine, plan, f"{seed}:{number}") for number in range(plan.num_sessions)]
+            return [asked for run in await asyncio.gather(*runs) for asked in run]
+        finally:
+            await engine.close()
+
+
+async def _session(engine: Engine, plan: RecallPlan, seed: str) -> list[Asked]:
+    rng = random.Random(seed)
+    talk = Talk(None)
+    dialogue = Dialogue(rng, talk, True, plan.held_out_phrases, plan.held_out_relations)
+    session = await engine.create_session(DEFAULT_TENANT, None, {}, False)
+    facts: list[Fact] = []
+    while len(facts) < plan.facts_per_session:
+        fact = dialogue.new_fact()
+        if fact.relation.name in {other.relation.name for other in facts}:
+            continue
+        facts.append(fact)
+        wordings = fact.relation.phrases("tell", held_out=plan.held_out_phrases)
+        await ask(engine, session.id, fact.fill(rng.choice(wordings)))
+        await ask(engine, session.id, talk.run(rng, 1)[0][0])
+    asked: list[Asked] = []
+    passed = 1
+    for gap in plan.gaps:
+        for _ in range(gap - passed):
+            await ask(engine, session.id, talk.run(rng, 1)[0][0])
+        passed = max(gap, passed)
+        for fact in facts:
+            question = fact.fill(rng.choice(fact.relation.phrases("ask", held_out=plan.held_out_phrases)))
+            turn = await ask(engine, session.id, question, learn=False)
+            asked.append(Asked(gap, fact.relation.name, question, fact.value, turn.reply))
+    return asked

@@ -1,0 +1,223 @@
+"""The engine's thread: it alone touches the device. admit -> schedule -> run -> learn -> emit, step after step.
+
+Work happens on copies; nothing it does is durable or visible before the event loop's side has committed it.
+Knows no Redis and no web.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from engine.config import CMS_FAST, TITANS, EngineSettings
+from engine.core import Observer
+from engine.errors import DeadlineExceeded, HopeError, Internal, TurnCancelled
+from engine.live import Failed, Finished, LiveTurn
+from engine.model.hope import POSITION, Hope, Memory
+from engine.model.learning import Lesson, learn
+from engine.model.portable import distance, pack_row, unpack_row
+from engine.runner import Runner
+from engine.sampler import sample
+from engine.scheduler import Demand, Share, admit, schedule
+
+logger = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.5
+MIXED_TOKEN_BUDGET = 256
+
+
+class EngineLoop:
+    """Runs turns of many sessions in one batch."""
+
+    def __init__(self, model: Hope, settings: EngineSettings, observer: Observer) -> None:
+        self.model, self.settings, self.observer = model, settings, observer
+        self.heartbeat = time.monotonic()
+        self._runner = Runner(model)
+        self._running: dict[int, LiveTurn] = {}
+        self._waiting: deque[LiveTurn] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="hope-engine", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its current step; turns still running fail as cancelled."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def submit(self, turn: LiveTurn) -> None:
+        """Hands a turn over; its signals come through `turn.emit`."""
+        with self._wake:
+            self._waiting.append(turn)
+            self._wake.notify()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs and has lately been seen to."""
+        fresh = time.monotonic() - self.heartbeat < self.settings.heartbeat_timeout_s
+        return self._thread.is_alive() and fresh
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """(waiting, running) turns."""
+        return len(self._waiting), len(self._running)
+
+    def _run(self) -> None:
+        torch.set_num_threads(self.settings.torch_threads)
+        while not self._stopping:
+            self.heartbeat = time.monotonic()
+            with self._wake:
+                if not self._waiting and not self._running:
+                    self._wake.wait(IDLE_WAIT_S)
+            self._admit()
+            if self._running:
+                self._step()
+        for turn in [*self._running.values(), *self._waiting]:
+            turn.emit(Failed(TurnCancelled("the engine stopped before the turn was through; nothing was learned")))
+
+    def _admit(self) -> None:
+        with self._wake:
+            count = admit(len(self._waiting), len(self._running), max_rows=self.settings.max_batch_rows)
+            entering = [self._waiting.popleft() for _ in range(count)]
+        for turn in entering:
+            turn.started = time.monotonic()
+            self._running[turn.row] = turn
+            self._runner.enter(turn.row, turn.memory)
+        self.observer.queue(*self.load)
+
+    def _step(self) -> None:
+        self._drop_ended()
+        shares = self._schedule()
+        if not shares:
+            return
+        begun = time.monotonic()
+        try:
+            logits = self._runner.step({s.row: self._running[s.row].pending[: s.count] for s in shares})
+            ready = [self._running[row] for row, rows in logits.items() if self._running[row].consumed(rows)]
+            self._speak(ready, logits)
+            for turn in [self._running[share.row] for share in shares]:
+                self._learn_inside(turn)
+                if turn.done:
+                    self._finish(turn)
+        except (RuntimeError, HopeError) as error:
+            # A failed pass leaves the batch's state unknown: every turn in it fails, none of them has committed.
+            logger.exception("a step of the engine failed")
+            self._fail_all(error)
+        self.observer.batch(len(shares), time.monotonic() - begun)
+
+    def _drop_ended(self) -> None:
+        now = time.monotonic()
+        for turn in list(self._running.values()):
+            if turn.cancelled:
+                self._drop(turn, TurnCancelled("the turn was cancelled; nothing was learned"))
+            elif now > turn.deadline:
+                self._drop(
+                    turn,
+                    DeadlineExceeded("the turn's deadline passed; nothing was learned: allow more timeout_s"),
+                )
+
+    def _schedule(self) -> list[Share]:
+        demands = [
+            Demand(row, len(turn.pending), int(turn.memory[POSITION]) + turn.taken)
+            for row, turn in self._running.items()
+        ]
+        return schedule(demands, chunk=self.model.config.chunk_memory, token_budget=MIXED_TOKEN_BUDGET)
+
+    def _speak(self, turns: list[LiveTurn], logits: dict[int, Tensor]) -> None:
+        if not turns:
+            return
+        last = torch.stack([logits[turn.row][-1] for turn in turns])
+        for turn, token in zip(turns, sample(last, [turn.choice for turn in turns]), strict=True):
+            before = turn.last_token
+            turn.say(token)
+            if before:
+                self.observer.token_interval(turn.last_token - before)
+            else:
+                self.observer.first_token(turn.first_token - turn.arrived)
+
+    def _learn_inside(self, turn: LiveTurn) -> None:
+        """`cms.fast` steps every so many tokens inside a long message (its clock, DESIGN.md)."""
+        if turn.request.learn and turn.reading:
+            tokens = turn.lesson_tokens(self.settings.learn_every_tokens, final=False)
+            if tokens:
+                after = self._learn(turn, self._runner.memory(turn.row), list(tokens))
+                self._runner.replace(turn.row, {k: v for k, v in after.items() if k.startswith(CMS_FAST)})
+
+    def _learn(self, turn: LiveTurn, after: Memory, tokens: list[int]) -> Memory:
+        if len(tokens) < 3:
+            return after
+        ids = torch.tensor([tokens])
+        counts = torch.ones_like(ids, dtype=torch.float32)
+        if turn.lesson_start == 0:
+            counts[:, 0] = 0.0
+        if turn.lesson_start + len(tokens) == len(turn.prompt):
+            counts[:, -1] = 0.0
+        turn.lesson_start += len(tokens)
+        lesson = Lesson(ids, torch.tensor([len(tokens)]), counts)
+        after, learned = learn(self.model, CMS_FAST, turn.lesson_memory, after, lesson)
+        turn.lesson_memory = after
+        moved = float(learned.update_norm_B[0])
+        self.observer.memory_update(CMS_FAST, "applied" if moved > 0 else "skipped", moved)
+        self.observer.tokens("learned", len(tokens))
+        return after
+
+    def _finish(self, turn: LiveTurn) -> None:
+        memory: Memory | None = self._runner.leave(turn.row)
+        del self._running[turn.row]
+        tensors: dict[str, Tensor] | None = None
+        if turn.request.learn:
+            self._report_titans(turn, memory or {})
+            memory = self._learn(turn, memory or {}, list(turn.lesson_tokens(0, final=True)))
+            tensors = pack_row(memory, self.model.config.chunk_projections)
+            if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+                self.observer.memory_update(TITANS, "rejected", 0.0)
+                turn.emit(Failed(Internal("the turn's memory was not finite and was dropped; nothing was learned")))
+                return
+            memory = unpack_row(tensors, self.model)
+        else:
+            memory = None
+        turn.emit(
+            Finished(
+                turn.speech.text,
+                turn.finish_reason,
+                len(turn.prompt),
+                turn.completion_tokens,
+                turn.surprise,
+                memory,
+                tensors,
+                turn.started - turn.arrived,
+                (turn.first_token or time.monotonic()) - turn.arrived,
+                time.monotonic() - turn.arrived,
+            )
+        )
+
+    def _report_titans(self, turn: LiveTurn, after: Memory) -> None:
+        """One report a chunk that the turn filled: `skipped` where the memories did not move at all."""
+        chunk = self.model.config.chunk_memory
+        filled = int(after[POSITION]) // chunk - int(turn.memory[POSITION]) // chunk
+        if filled:
+            moved = distance(turn.memory, after, TITANS)
+            for _ in range(filled):
+                self.observer.memory_update(TITANS, "applied" if moved > 0 else "skipped", moved / filled)
+
+    def _drop(self, turn: LiveTurn, error: HopeError) -> None:
+        self._runner.leave(turn.row)
+        del self._running[turn.row]
+        turn.emit(Failed(error))
+
+    def _fail_all(self, cause: Exception) -> None:
+        failed, self._running, self._runner = self._running, {}, Runner(self.model)
+        for turn in failed.values():
+            error = Internal("the model failed on this turn; nothing was learned")
+            error.__cause__ = cause
+            turn.emit(Failed(error))

@@ -1,0 +1,75 @@
+"""The Continuum Memory System (HOPE.md §1(g), eq. 70, 71): a chain of residual MLP blocks, fast to slow.
+
+A block's initial state is a parameter; what a session (or tenant) has learned is a difference from it that comes
+in with the memory. Knows no clocks: when a level learns is decided elsewhere; how, in `update_rule` terms, is
+`descend`: one function for every level.
+
+Shapes: B rows, T tokens, D width, F hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.config import LevelConfig
+from engine.model.layers import RMSNorm
+
+
+class ContinuumBlock(nn.Module):
+    """x + W1 s(W2 norm(x)) of one level; W2 and W1 are the initial state plus the row's difference."""
+
+    def __init__(self, width: int, level: LevelConfig) -> None:
+        super().__init__()
+        self.level = level
+        self.norm = RMSNorm(width)
+        self.w2 = nn.Parameter(torch.randn(level.hidden, width) * width**-0.5)
+        self.w1 = nn.Parameter(torch.randn(width, level.hidden) * 0.3 * level.hidden**-0.5)
+
+    def forward(self, x_BTD: Tensor, difference: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`difference` is (W2 [B,F,D], W1 [B,D,F]), or None where nothing was learned."""
+        normed = self.norm(x_BTD)
+        hidden = functional.linear(normed, self.w2)
+        if difference is not None:
+            hidden = hidden + normed @ difference[0].transpose(1, 2)
+        hidden = functional.silu(hidden)
+        out = functional.linear(hidden, self.w1)
+        if difference is not None:
+            out = out + hidden @ difference[1].transpose(1, 2)
+        return x_BTD + out
+
+
+def descend(
+    differences: Mapping[str, Tensor], gradients: Mapping[str, Tensor], level: LevelConfig, rate_B: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One step of a level (eq. 71 with plain gradient descent), for every row alike.
+
+    Args:
+        differences, gradients: the level's tensors [B, ...] by name, over all layers.
+        level: its learning rate, gradient clip and drift bound.
+        rate_B: a factor on the learning rate per row; 0 leaves the row as it is.
+
+    Returns:
+        The differences after the step and the norm of each row's update [B]. A row whose gradient is not finite
+        is left unchanged (its norm is 0).
+    """
+    norm_B = _norm(gradients)
+    finite_B = torch.isfinite(norm_B)
+    clip_B = (level.max_update_norm / norm_B.clamp_min(1e-12)).clamp_max(1.0)
+    scale_B = torch.where(finite_B, level.learning_rate * rate_B * clip_B, torch.zeros_like(norm_B))
+    moved = {}
+    for name, value in differences.items():
+        gradient = torch.nan_to_num(gradients[name], nan=0.0, posinf=0.0, neginf=0.0)
+        moved[name] = value - scale_B[:, None, None] * gradient
+    total_B = _norm(moved)
+    pull_B = (level.max_drift / total_B.clamp_min(1e-12)).clamp_max(1.0)
+    bounded = {name: value * pull_B[:, None, None] for name, value in moved.items()}
+    return bounded, torch.nan_to_num(norm_B * scale_B, nan=0.0, posinf=0.0)
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    squares = [value.square().sum((1, 2)) for value in tensors.values()]
+    return torch.stack(squares).sum(0).sqrt()

@@ -1,0 +1,120 @@
+"""Hope (HOPE.md §1(h), eq. 94 to 97): self-modifying Titans followed by the CMS chain, block after block.
+
+`forward(tokens, memory) -> (logits, memory)`: memory is a value, batch first; the module holds no session state.
+Knows nothing of turns, sessions or sampling.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.config import TITANS, ModelConfig
+from engine.model.continuum import ContinuumBlock
+from engine.model.grid import Piece, cut
+from engine.model.layers import RMSNorm
+from engine.model.self_modifying import SelfModifyingTitans
+
+Memory = dict[str, Tensor]
+POSITION = "position"
+
+
+class HopeBlock(nn.Module):
+    """One layer: Titans and the CMS chain, each inside a residual connection (HOPE.md §3, 10)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.titans = SelfModifyingTitans(config)
+        self.levels = nn.ModuleList(ContinuumBlock(config.width, level) for level in config.levels)
+
+
+class Hope(nn.Module):
+    """A language model whose memory changes as it reads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList(HopeBlock(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.width)
+
+    def initial_memory(self, batch_size: int, levels: bool = True) -> Memory:
+        """Memory of rows that have read nothing.
+
+        Args:
+            batch_size: rows B.
+            levels: also give the session levels of the CMS their (zero) differences, so that they can learn.
+        """
+        weight = self.embedding.weight
+        memory: Memory = {POSITION: torch.zeros(batch_size, dtype=torch.int64, device=weight.device)}
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, HopeBlock)
+            for name, value in block.titans.initial_state(batch_size).items():
+                memory[f"{TITANS}.{index}.{name}"] = value
+        if not levels:
+            return memory
+        for level in self.config.levels:
+            if level.scope != "session":
+                continue
+            memory[f"{level.name}.updates"] = torch.zeros_like(memory[POSITION])
+            for index in range(self.config.num_layers):
+                shape = (batch_size, level.hidden, self.config.width)
+                memory[f"{level.name}.{index}.w2"] = weight.new_zeros(shape)
+                memory[f"{level.name}.{index}.w1"] = weight.new_zeros(shape[0], shape[2], shape[1])
+        return memory
+
+    def forward(self, tokens_BT: Tensor, memory: Memory, lengths_B: Tensor | None = None) -> tuple[Tensor, Memory]:
+        """Reads tokens, learning as they pass.
+
+        Args:
+            tokens_BT: token ids; rows may be padded at the end.
+            memory: the rows' memory; it is not changed.
+            lengths_B: real tokens of every row (0 to T), or None where no row is padded.
+
+        Returns:
+            Logits [B,T,V] (those of padded places mean nothing) and the memory after the last real token.
+        """
+        x_BTD, after = self.hidden(tokens_BT, memory, lengths_B)
+        return self.logits(x_BTD), after
+
+    def hidden(self, tokens_BT: Tensor, memory: Memory, lengths_B: Tensor | None = None) -> tuple[Tensor, Memory]:
+        """As `forward`, before the unembedding: normed residual stream [B,T,D]."""
+        config = self.config
+        pieces = cut(memory[POSITION], lengths_B, tokens_BT.shape[1], config.chunk_memory, config.chunk_projections)
+        after = dict(memory)
+        x_BTD = self.embedding(tokens_BT) * config.width**0.5
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, HopeBlock)
+            x_BTD = self._block(x_BTD, block, index, after, pieces, lengths_B)
+        read = tokens_BT.shape[1] if lengths_B is None else lengths_B
+        after[POSITION] = memory[POSITION] + read
+        return self.norm(x_BTD), after
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """Next-token logits of a residual stream, with the tied embedding."""
+        return functional.linear(x_BTD, self.embedding.weight)
+
+    @staticmethod
+    def _block(
+        x_BTD: Tensor,
+        block: HopeBlock,
+        index: int,
+        memory: Memory,
+        pieces: list[Piece],
+        lengths_B: Tensor | None,
+    ) -> Tensor:
+        prefix = f"{TITANS}.{index}."
+        state = {name[len(prefix) :]: v for name, v in memory.items() if name.startswith(prefix)}
+        added, state = block.titans(x_BTD, state, pieces, lengths_B)
+        memory.update({prefix + name: value for name, value in state.items()})
+        x_BTD = x_BTD + added
+        for level in block.levels:
+            assert isinstance(level, ContinuumBlock)
+            name = f"{level.level.name}.{index}"
+            learned = memory.get(f"{name}.w2"), memory.get(f"{name}.w1")
+            x_BTD = level(x_BTD, learned if learned[0] is not None else None)
+        return x_BTD

@@ -1,0 +1,116 @@
+"""A session's memory on its way to and from the store: half the bytes, nothing that says nothing.
+
+Floats travel as bfloat16, open chunks without their empty slots, zero tensors not at all. A memory is brought to
+this precision when its turn ends, before anyone uses it again, so that saved and loaded is never saved, bit for bit
+(law 3). Also what can be said of a memory from outside: norms, drift, clocks. Knows no Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.config import TITANS
+from engine.model.hope import POSITION, Hope, HopeBlock, Memory
+from engine.model.self_modifying import STACKS
+
+OPEN_CHUNK = ".open."
+
+
+def pack_row(memory: Memory, frame: int) -> dict[str, Tensor]:
+    """The stored tensors of one row (batch size 1)."""
+    filled = int(memory[POSITION]) % frame
+    packed = {}
+    for name, value in memory.items():
+        row = value[0]
+        if OPEN_CHUNK in name:
+            row = row[:, :filled]
+        if row.is_floating_point():
+            row = row.to(torch.bfloat16)
+        if row.numel() and bool(row.any()):
+            packed[name] = row.contiguous()
+    return packed
+
+
+def unpack_row(packed: Mapping[str, Tensor], model: Hope) -> Memory:
+    """The memory that `pack_row` packed, float32, batch size 1."""
+    with torch.no_grad():
+        memory = {name: value.clone() for name, value in model.initial_memory(1).items()}
+    for name, stored in packed.items():
+        value = stored.unsqueeze(0).to(memory[name].dtype)
+        if OPEN_CHUNK in name:
+            value = functional.pad(value, (0, 0, 0, memory[name].shape[2] - value.shape[2]))
+        memory[name] = value
+    return memory
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """One level of a memory in numbers. `norm` is the Frobenius norm of what was learned, `drift` that over the
+    norm of the initial state."""
+
+    name: str
+    scope: str
+    updates: int
+    parameters: int
+    norm: float
+    drift: float
+
+
+def describe(memory: Memory, model: Hope) -> list[LevelState]:
+    """Every level of one row, fast to slow."""
+    config = model.config
+    titans = [
+        (memory[f"{TITANS}.{index}.{stack}.{part}"], _initial(block, stack, part))
+        for index, block in enumerate(model.blocks)
+        for stack in STACKS
+        for part in ("w2", "w1")
+    ]
+    if config.decay_towards == "zero":
+        titans = [(value - start, start) for value, start in titans]
+    clock = int(memory[POSITION]) // config.chunk_memory
+    states = [_level_state(TITANS, "session", clock, titans)]
+    for number, level in enumerate(config.levels):
+        pairs = []
+        for index, block in enumerate(model.blocks):
+            assert isinstance(block, HopeBlock)
+            chain = block.levels[number]
+            for part in ("w2", "w1"):
+                start = getattr(chain, part)
+                learned = memory.get(f"{level.name}.{index}.{part}")
+                pairs.append((torch.zeros(1) if learned is None else learned, start))
+        updates = memory.get(f"{level.name}.updates")
+        states.append(_level_state(level.name, level.scope, 0 if updates is None else int(updates), pairs))
+    return states
+
+
+def distance(before: Memory, after: Memory, level: str) -> float:
+    """Frobenius norm of how far a level's fast weights moved."""
+    squares = [
+        (after[name] - before[name]).square().sum()
+        for name in before
+        if level_of(name) == level and name.endswith((".w1", ".w2"))
+    ]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+def level_of(name: str) -> str:
+    """The level a memory tensor belongs to; the position belongs to `titans`."""
+    return ".".join(name.split(".")[:2]) if name.startswith("cms.") else TITANS
+
+
+def _initial(block: torch.nn.Module, stack: str, part: str) -> Tensor:
+    assert isinstance(block, HopeBlock)
+    value: Tensor = getattr(block.titans.initial[stack], part)
+    return value
+
+
+def _level_state(name: str, scope: str, updates: int, pairs: list[tuple[Tensor, Tensor]]) -> LevelState:
+    norm = float(torch.stack([learned.detach().square().sum() for learned, _ in pairs]).sum().sqrt())
+    initial = float(torch.stack([start.detach().square().sum() for _, start in pairs]).sum().sqrt())
+    parameters = sum(start.numel() for _, start in pairs)
+    return LevelState(name, scope, updates, parameters, norm, norm / max(initial, 1e-12))

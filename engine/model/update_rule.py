@@ -1,0 +1,144 @@
+"""The update of two-layer residual memories over one chunk, in closed form: no loop over tokens, heads or sessions.
+
+M(x) = x + W1 s(W2 x), s = SiLU (HOPE.md eq. 89/91). Writes are Delta Gradient Descent with a retention gate
+(eq. 88/96), gradients taken at the state of the chunk's start (eq. 90), solved as in HOPE.md §4.1.
+Knows tensors only: no sessions, no tokens, no parameters of its own.
+
+Shapes: B rows, H heads, M memories stacked, C slots of the chunk, N queries, K key width, F hidden, O output width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Fast weights of M stacked memories: `fixed` does not decay, `decaying` does; the memory is their sum.
+
+    With decay towards the initial state, `fixed` is the meta-learned state and `decaying` the session's
+    difference from it; with decay towards zero `fixed` is None and `decaying` is everything (eq. 88 as printed).
+    """
+
+    decaying_w2_BHMFK: Tensor
+    decaying_w1_BHMOF: Tensor
+    fixed_w2_HMFK: Tensor | None
+    fixed_w1_HMOF: Tensor | None
+
+    def total(self) -> tuple[Tensor, Tensor]:
+        """(W2, W1) of the memory as a whole."""
+        if self.fixed_w2_HMFK is None or self.fixed_w1_HMOF is None:
+            return self.decaying_w2_BHMFK, self.decaying_w1_BHMOF
+        return self.fixed_w2_HMFK + self.decaying_w2_BHMFK, self.fixed_w1_HMOF + self.decaying_w1_BHMOF
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the tokens of one chunk ask of every memory: keys, values, step sizes and retention.
+
+    An empty slot has eta 0 and alpha 1 and so does nothing.
+    """
+
+    key_BHCK: Tensor
+    value_BHCK: Tensor
+    eta_BHC: Tensor
+    alpha_BHC: Tensor
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The parts of DGD that all memories of one chunk share: one C x C triangular solve."""
+
+    chunk: Chunk
+    retained_BHC: Tensor
+    transfer_BHCC: Tensor
+    erased_key_BHCK: Tensor
+
+
+@dataclass(frozen=True)
+class Write:
+    """What a chunk writes into stacked memories, before it is applied: two low-rank updates."""
+
+    delta: Delta
+    activation_BHMCF: Tensor
+    step_BHMCO: Tensor
+    inner_BHMCF: Tensor
+
+
+def solve_delta(chunk: Chunk) -> Delta:
+    """T = (I + tril(diag(b) K K^T, -1))^-1 diag(b) with b = eta / alpha (HOPE.md §4.1), and T K."""
+    beta = chunk.eta_BHC / chunk.alpha_BHC
+    key = chunk.key_BHCK
+    scores = torch.tril(key @ key.transpose(-1, -2), -1) * beta.unsqueeze(-1)
+    transfer = torch.linalg.solve_triangular(scores, torch.diag_embed(beta), upper=False, unitriangular=True)
+    return Delta(chunk, torch.cumprod(chunk.alpha_BHC, -1), transfer, transfer @ key)
+
+
+def read(weights: tuple[Tensor, Tensor], x_BHMCK: Tensor, residual: bool) -> Tensor:
+    """M(x) of stacked memories -> [B,H,M,C,O]; `residual` adds x (eq. 89)."""
+    w2, w1 = weights
+    out = functional.silu(x_BHMCK @ w2.transpose(-1, -2)) @ w1.transpose(-1, -2)
+    return x_BHMCK + out if residual else out
+
+
+def plan_write(weights: Weights, delta: Delta, residual: bool) -> Write:
+    """Gradients of ||M(k) - sg(M(v))||^2 at the chunk's start, and what DGD makes of them.
+
+    The target is a constant of the inner derivative only: the outer one flows through it (HOPE.md §3, 6).
+    """
+    w2, w1 = weights.total()
+    key, value = delta.chunk.key_BHCK.unsqueeze(2), delta.chunk.value_BHCK.unsqueeze(2)
+    pre = key @ w2.transpose(-1, -2)
+    gate = torch.sigmoid(pre)
+    activation = pre * gate
+    error = (activation - functional.silu(value @ w2.transpose(-1, -2))) @ w1.transpose(-1, -2)
+    if residual:
+        error = error + (key - value)
+    hidden_error = (error @ w1) * (gate + activation * (1 - gate))
+    alpha, retained = delta.chunk.alpha_BHC, delta.retained_BHC
+    pushed = hidden_error * (-alpha / retained)[:, :, None, :, None]
+    inner = delta.transfer_BHCC.unsqueeze(2) @ pushed - delta.erased_key_BHCK.unsqueeze(
+        2
+    ) @ weights.decaying_w2_BHMFK.transpose(-1, -2)
+    step = error * (delta.chunk.eta_BHC / retained)[:, :, None, :, None]
+    return Write(delta, activation, step, inner)
+
+
+def apply_write(weights: Weights, write: Write, max_drift: float) -> tuple[Tensor, Tensor]:
+    """The decaying (W2, W1) after the chunk, each drawn back into the ball of radius `max_drift` (law 6)."""
+    last = write.delta.retained_BHC[:, :, -1][:, :, None, None, None]
+    key = write.delta.chunk.key_BHCK.unsqueeze(2)
+    w2 = weights.decaying_w2_BHMFK + write.inner_BHMCF.transpose(-1, -2) @ key
+    w1 = weights.decaying_w1_BHMOF - write.step_BHMCO.transpose(-1, -2) @ write.activation_BHMCF
+    return _retain(w2, last, max_drift), _retain(w1, last, max_drift)
+
+
+def _retain(matrix: Tensor, retained: Tensor, limit: float) -> Tensor:
+    """`retained * matrix`, scaled back where its Frobenius norm (last two axes) would exceed `limit`."""
+    norm = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+    return matrix * torch.minimum(retained, limit / norm.clamp_min(1e-6))
+
+
+def read_within(weights: Weights, write: Write, query_BHNK: Tensor, mask_BHNC: Tensor, retained_BHN: Tensor) -> Tensor:
+    """y_t = M_t(q_t) inside the chunk: the state after the writes of the slots that `mask` lets t see.
+
+    One memory (M = 1). `retained` is the product of alpha up to each query's slot. This is Titans' per-token
+    read; the literal eq. 90 reads the boundary state, `read(weights.total(), ...)`.
+    """
+    chunk, retained = write.delta.chunk, retained_BHN.unsqueeze(-1)
+    scores = (query_BHNK @ chunk.key_BHCK.transpose(-1, -2)) * mask_BHNC
+    moved = query_BHNK @ weights.decaying_w2_BHMFK[:, :, 0].transpose(-1, -2) + scores @ write.inner_BHMCF[:, :, 0]
+    pre = moved * retained
+    if weights.fixed_w2_HMFK is not None:
+        pre = pre + query_BHNK @ weights.fixed_w2_HMFK[:, 0].transpose(-1, -2)
+    hidden = functional.silu(pre)
+    weighted = (hidden @ write.activation_BHMCF[:, :, 0].transpose(-1, -2)) * mask_BHNC
+    out = hidden @ weights.decaying_w1_BHMOF[:, :, 0].transpose(-1, -2) - weighted @ write.step_BHMCO[:, :, 0]
+    out = query_BHNK + out * retained
+    if weights.fixed_w1_HMOF is not None:
+        out = out + hidden @ weights.fixed_w1_HMOF[:, 0].transpose(-1, -2)
+    return out

@@ -1,0 +1,83 @@
+"""Checkpoints: a folder with `model.safetensors` (weights, and the model's shape in its header) and `tokenizer.json`.
+
+The fingerprint is a hash of shape and weights: a memory belongs to the model it grew in, and to no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine.config import LevelConfig, ModelConfig
+from engine.errors import InvalidRequest
+from engine.model.hope import Hope
+from engine.tokenizer import Tokenizer
+
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+FORMAT = "hope-checkpoint-1"
+
+
+def bundled_checkpoint() -> Path:
+    """Folder of the checkpoint that ships with the package."""
+    return Path(str(files("engine") / "checkpoint"))
+
+
+def save_checkpoint(folder: Path, model: Hope, tokenizer: Tokenizer, notes: dict[str, str] | None = None) -> None:
+    """Writes weights and tokenizer; `notes` go into the header (tokens seen, command, ...)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), **(notes or {})}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    partial = folder / (WEIGHTS_FILE + ".partial")
+    save_file(tensors, partial, metadata=header)
+    partial.replace(folder / WEIGHTS_FILE)
+    tokenizer.save(folder / TOKENIZER_FILE)
+
+
+def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Hope, Tokenizer]:
+    """Model (float32, evaluation mode) and tokenizer of a checkpoint folder; the bundled one by default.
+
+    Raises:
+        InvalidRequest: the folder holds no checkpoint of this format, or another model's tokenizer.
+    """
+    folder = folder or bundled_checkpoint()
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise InvalidRequest(f"no checkpoint in '{folder}': expected a file {WEIGHTS_FILE}", param="checkpoint")
+    with safe_open(path, framework="pt", device=device) as file:
+        header = file.metadata() or {}
+        if header.get("format") != FORMAT:
+            raise InvalidRequest(f"'{path}' is not in format {FORMAT}", param="checkpoint")
+        model = Hope(parse_config(header["config"])).to(device)
+        model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise InvalidRequest(
+            f"the tokenizer in '{folder}' has {tokenizer.vocab_size} entries, the model {model.config.vocab_size}: "
+            "they belong to different checkpoints",
+            param="checkpoint",
+        )
+    return model.eval(), tokenizer
+
+
+def parse_config(text: str) -> ModelConfig:
+    """A `ModelConfig` from its JSON."""
+    fields = json.loads(text)
+    fields["levels"] = tuple(LevelConfig(**level) for level in fields["levels"])
+    return ModelConfig(**fields)
+
+
+def fingerprint(model: Hope) -> str:
+    """16 hex digits that change with the shape or any weight."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.config)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""What a session has been: its retained memories and its transcript. Reads only.
+
+Knows no lease: what is read here is immutable once committed, so a reader never waits for a writer.
+"""
+
+from __future__ import annotations
+
+import json
+
+from engine.core import Turn
+from engine.errors import Conflict, CorruptMemory, NotFound
+from engine.sessions.commits import digest_key, digest_memory
+from engine.sessions.connection import Connection, Value
+from engine.sessions.keys import SessionKeys
+from engine.sessions.records import Version, read_turn, read_versions
+
+# A reader that keeps losing its version to pruning looks again this often before it is called damage.
+_LOAD_ATTEMPTS = 10
+
+
+class History:
+    """Reads memories and turns.
+
+    Args:
+        connection: to the store.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def versions(self, tenant: str, session_id: str) -> list[Version]:
+        """Retained versions, newest first."""
+        _, versions = await self._versions(SessionKeys(tenant, session_id))
+        return list(reversed(versions.values()))
+
+    async def load_memory(self, tenant: str, session_id: str, version: int | None) -> tuple[int, bytes | None]:
+        """The bytes of a version. See `SessionStore.load_memory`."""
+        keys = SessionKeys(tenant, session_id)
+        for _ in range(_LOAD_ATTEMPTS):
+            head_version, versions = await self._versions(keys)
+            wanted = head_version if version is None else version
+            if wanted == 0:
+                return 0, None
+            record = versions.get(wanted)
+            if record is None:
+                if version is None:
+                    continue  # a commit came between the two looks and pruned it
+                raise NotFound(f"version {wanted} of this session is not retained", param="version")
+            chunks = await self._connection.batch(
+                [["GET", chunk] for chunk in keys.chunks(record.mark, record.num_chunks)]
+            )
+            # Commits that came in between may have pruned it: then the next look finds the truth.
+            if None not in chunks:
+                memory = b"".join(chunks)
+                if digest_memory(memory) != record.digest:
+                    raise CorruptMemory("the stored memory is not what was committed; roll back to another")
+                return wanted, memory
+        raise CorruptMemory("parts of the stored memory are missing; roll back to an earlier version")
+
+    async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
+        """A page of the transcript. See `SessionStore.turns`."""
+        keys = SessionKeys(tenant, session_id)
+        first: list[list[Value]] = [["EXISTS", keys.head]]
+        if after is not None:
+            first.append(["ZSCORE", keys.turn_order, after])
+        exists, *score = await self._connection.batch(first)
+        if not exists:
+            raise _no_session(session_id)
+        if score and score[0] is None:
+            raise NotFound(f"this session has no turn '{after}'", param="after")
+        start = f"({int(float(score[0]))}" if score else "-inf"
+        page: list[Value] = ["ZRANGEBYSCORE", keys.turn_order, start, "+inf", "LIMIT", 0, limit + 1]
+        (ids,) = await self._connection.batch([page])
+        if not ids:
+            return [], False
+        (texts,) = await self._connection.batch([["HMGET", keys.turns, *ids[:limit]]])
+        return [read_turn(text) for text in texts if text is not None], len(ids) > limit
+
+    async def turns_at(self, tenant: str, session_id: str, first: int, count: int) -> list[Turn]:
+        """Turns by index. See `SessionStore.turns_at`."""
+        keys = SessionKeys(tenant, session_id)
+        page: list[Value] = ["ZRANGEBYSCORE", keys.turn_order, first, first + count - 1]
+        exists, ids = await self._connection.batch([["EXISTS", keys.head], page])
+        if not exists:
+            raise _no_session(session_id)
+        if not ids:
+            return []
+        (texts,) = await self._connection.batch([["HMGET", keys.turns, *ids]])
+        return [read_turn(text) for text in texts if text is not None]
+
+    async def stored_turn(self, tenant: str, session_id: str, idempotency_key: str, request_digest: str) -> Turn | None:
+        """The turn a key was used for. See `SessionStore.stored_turn`."""
+        keys = SessionKeys(tenant, session_id)
+        digest = digest_key(idempotency_key)
+        record, expiry_ms, clock = await self._connection.batch(
+            [["HGET", keys.idempotency, digest], ["ZSCORE", keys.idempotency_expiry, digest], ["TIME"]]
+        )
+        seconds, microseconds = clock
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        if record is None or expiry_ms is None or float(expiry_ms) <= now_ms:
+            return None
+        used = json.loads(record)
+        if used["request_digest"] != request_digest:
+            raise Conflict(
+                "this Idempotency-Key was used with another body; use a new key for a new request",
+                param="Idempotency-Key",
+            )
+        (text,) = await self._connection.batch([["HGET", keys.turns, used["turn_id"]]])
+        return read_turn(text) if text is not None else None
+
+    async def _versions(self, keys: SessionKeys) -> tuple[int, dict[int, Version]]:
+        head_version, versions = await self._connection.batch(
+            [["HGET", keys.head, "version"], ["HGETALL", keys.versions]]
+        )
+        if head_version is None:
+            raise _no_session(keys.session_id)
+        return int(head_version), read_versions(versions)
+
+
+def _no_session(session_id: str) -> NotFound:
+    return NotFound(f"there is no session '{session_id}'", param="session_id")

@@ -1,0 +1,106 @@
+"""Every name this project writes into Redis, in one place, with the version of the layout behind it.
+
+All keys of one session share the hash tag `{tenant:session}`, so one script may move them together on a Redis
+Cluster too. Knows no client and no values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+# Grows when the meaning of any key or value below changes; a change comes with a migration.
+LAYOUT_VERSION = 1
+_PREFIX = f"hope:{LAYOUT_VERSION}:"
+
+# The worker's line: sessions by the time they are due, and what is being worked on.
+WORK_DUE = f"{_PREFIX}{{work}}:due"  # zset: session -> ms at which it is due
+WORK_CLAIMED = f"{_PREFIX}{{work}}:claimed"  # zset: session -> ms at which its claim goes stale
+WORK_TOKENS = f"{_PREFIX}{{work}}:tokens"  # hash: session -> token of the claim
+WORK_ATTEMPTS = f"{_PREFIX}{{work}}:attempts"  # hash: session -> claims since it was last finished
+WORK_DEAD = f"{_PREFIX}{{work}}:dead"  # zset: session -> ms at which it was given up
+
+
+@dataclass(frozen=True)
+class SessionKeys:
+    """The keys of one session."""
+
+    tenant: str
+    session_id: str
+
+    @property
+    def head(self) -> str:
+        """Hash: the session's facts, its version and its fence."""
+        return self._key("head")
+
+    @property
+    def lease(self) -> str:
+        """String with a time to live: who may commit."""
+        return self._key("lease")
+
+    @property
+    def versions(self) -> str:
+        """Hash: version -> JSON of a retained version."""
+        return self._key("versions")
+
+    @property
+    def turns(self) -> str:
+        """Hash: turn id -> JSON of the turn."""
+        return self._key("turns")
+
+    @property
+    def turn_order(self) -> str:
+        """Zset: turn id -> its index."""
+        return self._key("turn_order")
+
+    @property
+    def idempotency(self) -> str:
+        """Hash: digest of an idempotency key -> JSON of what it was used for."""
+        return self._key("idempotency")
+
+    @property
+    def idempotency_expiry(self) -> str:
+        """Zset: digest of an idempotency key -> ms after which it is forgotten."""
+        return self._key("idempotency_expiry")
+
+    @property
+    def staged(self) -> str:
+        """Hash with a time to live: mark -> number of chunks of a memory written but not committed."""
+        return self._key("staged")
+
+    @property
+    def fixed(self) -> list[str]:
+        """Every key but the chunks of memory, in the order the scripts expect them."""
+        return [
+            self.head,
+            self.lease,
+            self.versions,
+            self.turns,
+            self.turn_order,
+            self.idempotency,
+            self.idempotency_expiry,
+            self.staged,
+        ]
+
+    def chunks(self, mark: str, num_chunks: int) -> list[str]:
+        """Strings: the pieces of one memory, never changed once written."""
+        return [self._key(f"memory:{mark}:{index}") for index in range(num_chunks)]
+
+    def _key(self, part: str) -> str:
+        return f"{_PREFIX}{{{session_name(self.tenant, self.session_id)}}}:{part}"
+
+
+def session_index(tenant: str) -> str:
+    """Zset: the ids of a tenant's sessions, all with score 0, so that they lie in alphabetical order."""
+    return f"{_PREFIX}{{{quote(tenant, safe='')}}}:sessions"
+
+
+def session_name(tenant: str, session_id: str) -> str:
+    """One word for a session, unlike that of any other."""
+    return f"{quote(tenant, safe='')}:{quote(session_id, safe='')}"
+
+
+def parse_session_name(name: str) -> tuple[str, str]:
+    """Tenant and session id of a `session_name`."""
+    tenant, _, session_id = name.partition(":")
+    return unquote(tenant), unquote(session_id)

@@ -1,0 +1,241 @@
+"""The store of sessions: the only writer of session keys, over any Redis or Valkey from 6.2 on.
+
+Each change of a session is one script, so it happens whole or not at all. Knows no model: a memory is bytes.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import secrets
+
+from engine.config import StoreSettings
+from engine.core import Session, Turn
+from engine.errors import Conflict, NotFound, StoreUnavailable
+from engine.sessions.commits import Committer
+from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
+from engine.sessions.history import History
+from engine.sessions.keys import SessionKeys, session_index
+from engine.sessions.leases import Leases
+from engine.sessions.queue import ConsolidationQueue
+from engine.sessions.records import (
+    Commit,
+    Head,
+    Lease,
+    Version,
+    Work,
+    now_iso,
+    read_head,
+    read_versions,
+    write_session,
+)
+
+_DELETE_ATTEMPTS = 10
+
+
+class SessionStore:
+    """Sessions, their memories, transcripts and leases. Another tenant's session is NotFound everywhere.
+
+    Any method may raise StoreUnavailable; nothing was changed then, unless its own words say otherwise.
+
+    Args:
+        connection: to the store.
+        settings: times to live and how many versions are kept.
+    """
+
+    def __init__(self, connection: Connection, settings: StoreSettings) -> None:
+        self._connection = connection
+        self._leases = Leases(connection, settings.lease_ttl_s)
+        self._committer = Committer(connection, settings)
+        self._history = History(connection)
+        self._queue = ConsolidationQueue(connection)
+
+    @classmethod
+    async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:
+        """A store at this URL. It need not answer yet: connections are made as they are needed."""
+        return cls(Connection(url), settings)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._connection.close()
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable within about a second where the store does not answer."""
+        await self._connection.ping()
+
+    async def create(self, tenant: str, session: Session) -> None:
+        """Makes a session; raises Conflict where its id is taken."""
+        fields: list[Value] = []
+        for name, value in write_session(session).items():
+            fields += [name, value]
+        head = SessionKeys(tenant, session.id).head
+        outcome = await self._connection.run("create", [head], [secrets.token_hex(8), *fields])
+        # The index lies under another hash tag, so it cannot be part of the script. A create that was cut off
+        # here is mended by its repeat, although that one is a conflict.
+        await self._connection.batch([["ZADD", session_index(tenant), 0, session.id]])
+        if outcome != b"OK":
+            raise Conflict(f"there is already a session '{session.id}'", param="id")
+
+    async def get(self, tenant: str, session_id: str) -> Session:
+        """A session, or NotFound."""
+        return (await self.head(tenant, session_id)).session
+
+    async def head(self, tenant: str, session_id: str) -> Head:
+        """A session with what the engine and the worker need beside it, or NotFound."""
+        (head,) = await self._connection.batch([["HGETALL", SessionKeys(tenant, session_id).head]])
+        if not head:
+            raise _not_found(session_id)
+        return read_head(head)
+
+    async def list(self, tenant: str, limit: int, after: str | None) -> tuple[builtins.list[Session], bool]:
+        """A page of a tenant's sessions in the order of their ids, and whether more follow.
+
+        Args:
+            tenant: whose.
+            limit: most sessions on the page.
+            after: id of the last session of the page before; it may have been deleted since.
+        """
+        found: list[Session] = []
+        while len(found) <= limit:
+            num_wanted = limit + 1 - len(found)
+            start = f"({after}" if after is not None else "-"
+            page: list[Value] = ["ZRANGEBYLEX", session_index(tenant), start, "+", "LIMIT", 0, num_wanted]
+            (ids,) = await self._connection.batch([page])
+            if not ids:
+                break
+            names = [name.decode() for name in ids]
+            keys = [SessionKeys(tenant, name) for name in names]
+            heads = await self._connection.batch([["HGETALL", key.head] for key in keys])
+            # A name without a head is a session that was deleted while another call made it.
+            found += [read_head(head).session for head in heads if head]
+            after = names[-1]
+            if len(names) < num_wanted:
+                break
+        return found[:limit], len(found) > limit
+
+    async def update(
+        self, tenant: str, session_id: str, metadata: dict[str, str] | None, contribute: bool | None
+    ) -> Session:
+        """Changes what is not None; memory and version stay."""
+        fields: builtins.list[Value] = ["updated_at", now_iso()]
+        if metadata is not None:
+            fields += ["metadata", json.dumps(metadata)]
+        if contribute is not None:
+            fields += ["contribute", int(contribute)]
+        head = SessionKeys(tenant, session_id).head
+        if await self._connection.run("update", [head], fields) != b"OK":
+            raise _not_found(session_id)
+        return await self.get(tenant, session_id)
+
+    async def delete(self, tenant: str, session_id: str) -> None:
+        """Removes a session with all that belongs to it; whoever holds its lease can no longer commit."""
+        keys = SessionKeys(tenant, session_id)
+        for attempt in range(_DELETE_ATTEMPTS):
+            _, version, versions, staged = await self._connection.batch(
+                [
+                    # Out of the index first: a session made anew under this id must not lose its own entry.
+                    ["ZREM", session_index(tenant), session_id],
+                    ["HGET", keys.head, "version"],
+                    ["HGETALL", keys.versions],
+                    ["HGETALL", keys.staged],
+                ]
+            )
+            if version is None:
+                if attempt == 0:
+                    raise _not_found(session_id)
+                break
+            marks = {name.decode(): int(count) for name, count in staged.items()}
+            memories = {old.mark: old.num_chunks for old in read_versions(versions).values()} | marks
+            chunks = [chunk for mark, count in memories.items() for chunk in keys.chunks(mark, count)]
+            if await self._connection.run("delete", [*keys.fixed, *chunks], [version, *marks]) != b"AGAIN":
+                break
+        else:
+            raise StoreUnavailable("the session is too busy; try again", retry_after_s=RETRY_AFTER_S)
+        await self._queue.forget(tenant, session_id)
+
+    async def acquire(self, tenant: str, session_id: str, owner: str, wait_s: float) -> Lease:
+        """Takes the right to commit to a session.
+
+        Args:
+            tenant: whose session.
+            session_id: which.
+            owner: unlike that of any other holder; one for each turn.
+            wait_s: how long to wait for the present holder.
+
+        Raises:
+            NotFound: there is no such session.
+            Overloaded: it is still held after `wait_s`.
+        """
+        return await self._leases.acquire(tenant, session_id, owner, wait_s)
+
+    async def renew(self, lease: Lease) -> None:
+        """Prolongs a lease by its full time to live; raises LeaseLost where it has expired or been taken."""
+        await self._leases.renew(lease)
+
+    async def release(self, lease: Lease) -> None:
+        """Gives a lease back. One that is no longer held is left to its holder."""
+        await self._leases.release(lease)
+
+    async def load_memory(self, tenant: str, session_id: str, version: int | None = None) -> tuple[int, bytes | None]:
+        """A version (by default the head) and its bytes; None for version 0, which has read nothing.
+
+        Raises:
+            NotFound: no such session, or the version is not retained.
+            CorruptMemory: its bytes are not those that were committed.
+        """
+        return await self._history.load_memory(tenant, session_id, version)
+
+    async def versions(self, tenant: str, session_id: str) -> builtins.list[Version]:
+        """Retained versions, newest first."""
+        return await self._history.versions(tenant, session_id)
+
+    async def commit(self, lease: Lease, expected_version: int, commit: Commit) -> Session:
+        """Makes `commit` version `expected_version + 1`, with transcript and idempotency record, in one step.
+
+        The same `commit_id` again is recognised: the session is returned and nothing happens twice.
+
+        Raises:
+            LeaseLost: the lease has expired or been taken, or the session deleted; nothing was written.
+            Conflict: the head is another version, or the key was used meanwhile; nothing was written.
+            StoreUnavailable: nothing was written.
+            CommitUnknown: the store vanished at the decisive moment and did not come back.
+        """
+        return await self._committer.commit(lease, expected_version, commit)
+
+    async def stored_turn(self, tenant: str, session_id: str, idempotency_key: str, request_digest: str) -> Turn | None:
+        """The turn this key was used for, or None; Conflict where the request was another one."""
+        return await self._history.stored_turn(tenant, session_id, idempotency_key, request_digest)
+
+    async def turns(
+        self, tenant: str, session_id: str, limit: int, after: str | None
+    ) -> tuple[builtins.list[Turn], bool]:
+        """A page of the transcript, oldest first, and whether more follow.
+
+        Raises:
+            NotFound: no such session, or `after` is not the id of one of its turns.
+        """
+        return await self._history.turns(tenant, session_id, limit, after)
+
+    async def turns_at(self, tenant: str, session_id: str, first: int, count: int) -> builtins.list[Turn]:
+        """The `count` turns from index `first` on, as far as there are any; NotFound without the session."""
+        return await self._history.turns_at(tenant, session_id, first, count)
+
+    async def enqueue_consolidation(self, tenant: str, session_id: str, delay_s: float = 0.0) -> None:
+        """Hands a session to the worker in `delay_s`; the last call counts, unless it is due already."""
+        await self._queue.put(tenant, session_id, delay_s)
+
+    async def next_consolidation(self, consumer: str, block_s: float) -> Work | None:
+        """Claims the session that has been due longest; None where none is within `block_s`."""
+        return await self._queue.claim(consumer, block_s)
+
+    async def renew_consolidation(self, work: Work) -> None:
+        """Keeps a claim (60 s) from going stale; LeaseLost where another worker has it."""
+        await self._queue.keep(work)
+
+    async def finish_consolidation(self, work: Work) -> None:
+        """Ends a claim. A session that was put in line meanwhile stays there."""
+        await self._queue.finish(work)
+
+
+def _not_found(session_id: str) -> NotFound:
+    return NotFound(f"there is no session '{session_id}'", param="session_id")

@@ -1,0 +1,141 @@
+"""From a run to what ships: the weights, a model card that says where they came from, and the run's curves.
+
+Every figure on the card is read from the run's log, the checkpoint's header or a result of `hope eval`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+
+from engine.config import ModelConfig
+from engine.model.hope import Hope
+from engine.model.weights import WEIGHTS_FILE, fingerprint, load_checkpoint, save_checkpoint
+from engine.training.trainer import LOG_FILE
+
+CARD_FILE = "MODEL_CARD.md"
+CURVES_FILE = "curves.svg"
+
+SOURCES = """| source | used for | licence |
+|---|---|---|
+| memory dialogues (`engine/training/data.py`) | facts and questions; the tokenizer | this project's, Apache-2.0 |
+| small talk (`engine/training/facts/small_talk.toml`) | other talk | this project's, Apache-2.0 |
+| self_dialogue corpus (jfainberg) | other talk; the tokenizer | BSD-3-Clause |
+| chatterbot corpus (gunthercox) | other talk; the tokenizer | BSD-3-Clause |
+| Taskmaster-4 (google-research-datasets) | other talk; the tokenizer | CC BY 4.0 |
+| TinyStories (2 MB sample) | paragraphs to read; the tokenizer | CDLA-Sharing-1.0 |
+| fairy tales of Grimm, Andersen and Wilde (Project Gutenberg) | paragraphs to read; the tokenizer | \
+public domain |"""
+
+
+def export(run: Path, folder: Path, recall: Sequence[Path]) -> None:
+    """Writes the run's model, tokenizer, card and curves into `folder`.
+
+    Args:
+        run: a run's folder.
+        folder: where the checkpoint goes; what it held before is replaced.
+        recall: JSON results of `hope eval recall` on this run's model.
+    """
+    model, tokenizer = load_checkpoint(run)
+    with safe_open(run / WEIGHTS_FILE, framework="pt") as file:
+        header = file.metadata()
+    notes = {name: header[name] for name in ("tokens_seen", "steps", "plan", "command") if name in header}
+    save_checkpoint(folder, model, tokenizer, notes)
+    log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
+    results = [json.loads(path.read_text()) for path in recall]
+    (folder / CARD_FILE).write_text(_card(model, notes, log, results))
+    draw_curves(log, folder / CURVES_FILE)
+
+
+def draw_curves(log: Sequence[dict[str, float]], path: Path) -> None:
+    """Loss and recall over tokens as one picture (needs the extra `plots`)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    # The same picture from the same log, byte for byte.
+    matplotlib.rcParams["svg.hashsalt"] = "hope"
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    window = 25
+    means = [
+        (log[at]["tokens"], statistics.mean(r["loss"] for r in log[at : at + window]))
+        for at in range(0, len(log), window)
+    ]
+    left.plot([tokens / 1e6 for tokens, _ in means], [loss for _, loss in means])
+    left.set(xlabel="million tokens", ylabel="loss, nats", title="training loss (mean of 25 steps)", yscale="log")
+    probes = [row for row in log if "recall" in row]
+    for name, label in (("recall", "whole values"), ("recall_tokens", "tokens of values")):
+        right.plot([row["tokens"] / 1e6 for row in probes], [row[name] for row in probes], label=label)
+    right.set(xlabel="million tokens", ylabel="recall", title="held-out values, teacher-forced", ylim=(0, 1))
+    right.legend()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _card(
+    model: Hope, notes: dict[str, str], log: Sequence[dict[str, float]], results: Sequence[dict[str, object]]
+) -> str:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    probes = [row for row in log if "recall" in row]
+    loss = statistics.mean(row["loss"] for row in log[-100:])
+    tables = "\n\n".join(_recall_table(result) for result in results)
+    return f"""# Model card: the reference checkpoint
+
+A Hope model of {parameters / 1e6:.2f} M parameters that was trained to remember what it is told. It holds short,
+simple talk; it knows next to nothing else and must not be relied on for facts of the world.
+
+| | |
+|---|---|
+| shape | {_shape(model.config)} |
+| fingerprint | `{fingerprint(model)}` |
+| tokens seen | {int(notes["tokens_seen"]):,} in {int(notes["steps"]):,} steps |
+| command | `{notes.get("command", "hope train")}` |
+| loss, last 100 steps | {loss:.3f} nats (replies and a share of the messages' tokens, weighted) |
+| probe, last | {probes[-1]["recall"]:.1%} of held-out values whole, {probes[-1]["recall_tokens"]:.1%} of their tokens |
+
+![loss and recall over tokens]({CURVES_FILE})
+
+## Recall
+
+Facts told among other talk, through the whole engine and store, temperature 0; the value, never in training, must
+appear in the reply. Mean and standard deviation over seeds; `hope eval recall` reproduces them.
+
+{tables}
+
+## Data
+
+{SOURCES}
+
+A fifth of the relations, the last two ways to tell and to ask of every relation, and a tenth of all values (by hash)
+never occur in training. WikiText, bAbI, CLINC150 and Kalamang were not trained on.
+
+## Limits
+
+English only. Replies are those of a small model: other talk is often beside the point. Numbers and long invented
+words are recalled worse than names. What was told can be read back from a session's memory: treat memories as
+personal data.
+"""
+
+
+def _shape(config: ModelConfig) -> str:
+    levels = ", ".join(f"{level.name} {level.hidden}" for level in config.levels)
+    return (
+        f"{config.num_layers} layers, width {config.width}, {config.num_heads} heads, vocabulary {config.vocab_size}, "
+        f"memory hidden {config.memory_hidden}, chunks of {config.chunk_memory} and {config.chunk_projections} "
+        f"tokens, CMS hidden: {levels}"
+    )
+
+
+def _recall_table(result: dict[str, object]) -> str:
+    rows = result["rows"]
+    assert isinstance(rows, list)
+    off = [name for name, rate in dict(result["rates"]).items() if not rate]  # type: ignore[call-overload]
+    title = f"Relations: {result['relations']}; wordings: {result['phrases']}" + (f"; without {off}" if off else "")
+    lines = [f"{title}.", "", "| other turns | recall |", "|---|---|"]
+    lines += [f"| {row['turns']} | {row['recall']:.1%} ± {row['spread']:.1%} |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""`hope train`: from the command line to a `Trainer`. Knows flags; training itself is in `trainer.py`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from engine.config import ModelConfig
+from engine.model.hope import Hope
+from engine.model.weights import TOKENIZER_FILE
+from engine.tokenizer import Tokenizer
+from engine.training.card import export
+from engine.training.data import DialogueData, Stage, tokenizer_texts
+from engine.training.talk import Talk
+from engine.training.trainer import Trainer, TrainingPlan, compile_segments, has_run
+
+DESCRIPTION = """Train a Hope model to remember: memory dialogues, from short to long.
+
+The run's folder holds all there is to it: weights, optimizer, log.jsonl. Stop it and start it again with the same
+--out, and it goes on where it last saved. Without --data the only other talk is the bundled small talk.
+
+  hope train --data ../shared/data --out runs/first
+  hope train --out runs/first --steps 9000          go on, further than planned
+  hope train --out runs/first --export engine/checkpoint   bundle it: model, card, curves (extra `plots`)"""
+
+DEFAULT_CURRICULUM = ("0:128:32:3:0.1", "1000:256:16:5:0.3", "3000:512:8:8:0.5", "5500:1024:6:10:0.7")
+
+
+def run_training(argv: Sequence[str]) -> int:
+    """Trains or resumes a run; returns the exit status."""
+    given = _parser().parse_args(argv)
+    if given.export:
+        export(given.out, given.export, given.recall)
+        return 0
+    torch.set_num_threads(given.threads)
+    # TF32 or bfloat16 inside float32 products where the machine has them; serving stays at full precision.
+    torch.set_float32_matmul_precision("medium")
+    torch.manual_seed(given.seed)
+    talk = Talk(given.data)
+    tokenizer = _tokenizer(given.out, given.tokenizer, talk, given.seed)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, width=given.width, num_layers=given.layers, num_heads=given.heads
+    )
+    model = Hope(config).to(given.device)
+    if given.compile:
+        compile_segments(model)
+    stages = tuple(_stage(text) for text in given.stage or DEFAULT_CURRICULUM)
+    plan = TrainingPlan(
+        stages,
+        given.steps,
+        given.learning_rate,
+        cooldown=given.cooldown,
+        command=shlex.join(["hope", "train", *argv]),
+    )
+    trainer = Trainer(model, tokenizer, DialogueData(tokenizer, talk, given.seed), plan, given.out)
+    trainer.run(save_every=given.save_every, probe_every=given.probe_every)
+    print(f"done: {trainer.step} steps, {trainer.tokens_seen:,} tokens; the model lies in {given.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "hope train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/latest"), metavar="FOLDER", help="the run's folder (default runs/latest)"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder of public dialogues and prose")
+    parser.add_argument("--steps", type=int, default=7000, help="optimizer steps in all (default 7000)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate (default 0.002)")
+    parser.add_argument("--cooldown", type=int, default=1500, help="last steps, in which the rate falls to 0")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="intra-op threads on the CPU (default 2)")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler on the CPU"
+    )
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=3)
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="use this tokenizer (default: train one)")
+    parser.add_argument(
+        "--stage",
+        action="append",
+        metavar="FIRST:TOKENS:ROWS:FACTS:TALK",
+        help=f"a stage of the curriculum, repeatable (default: {' '.join(DEFAULT_CURRICULUM)})",
+    )
+    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
+    parser.add_argument("--probe-every", type=int, default=100, metavar="STEPS", help="measure recall")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the run's model and card there and stop")
+    parser.add_argument(
+        "--recall", type=Path, action="append", default=[], metavar="FILE", help="a result of `hope eval` for the card"
+    )
+    return parser
+
+
+def _tokenizer(out: Path, path: Path | None, talk: Talk, seed: int) -> Tokenizer:
+    if has_run(out):
+        return Tokenizer.load(out / TOKENIZER_FILE)
+    if path is not None:
+        return Tokenizer.load(path)
+    return Tokenizer.train(tokenizer_texts(talk, seed), ModelConfig().vocab_size)
+
+
+def _stage(text: str) -> tuple[int, Stage]:
+    first, tokens, rows, facts, talk = text.split(":")
+    return int(first), Stage(int(tokens), int(rows), int(facts), float(talk))

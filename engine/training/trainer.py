@@ -1,0 +1,213 @@
+"""`hope train`: AdamW over memory dialogues, from short to long; resumable, on CPU or CUDA.
+
+Everything a run needs to go on lies in its folder: weights, optimizer moments, step and log. Knows no server.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from engine.model.hope import Hope, HopeBlock
+from engine.model.weights import WEIGHTS_FILE, load_checkpoint, save_checkpoint
+from engine.tokenizer import Tokenizer
+from engine.training.data import Batch, DialogueData, Stage
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+PROGRESS_FILE = "progress.json"
+LOG_FILE = "log.jsonl"
+PROBE_SEED = 999_983
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train on and how fast.
+
+    Attributes:
+        stages: (first step, stage), in order: the curriculum.
+        steps: optimizer steps in all.
+        learning_rate: peak rate; linear warm-up, constant, linear decay over the last `cooldown` steps.
+        command: how the run was started, for the model card.
+        message_share: share of message tokens that carry loss; replies always do.
+    """
+
+    stages: tuple[tuple[int, Stage], ...]
+    steps: int
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    cooldown: int = 1000
+    weight_decay: float = 0.05
+    message_share: float = 0.3
+    clip: float = 1.0
+    command: str = "hope train"
+
+    def stage(self, step: int) -> Stage:
+        """The curriculum's stage at `step`."""
+        return [stage for first, stage in self.stages if first <= step][-1]
+
+    def rate(self, step: int) -> float:
+        """Learning rate at `step`."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = min(1.0, (self.steps - step) / max(1, self.cooldown))
+        return self.learning_rate * min(rise, fall)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Teacher-forced recall on held-out values: `exact` values whose every token is right, and right `tokens`."""
+
+    exact: float
+    tokens: float
+
+
+class Trainer:
+    """One run: a model, its optimizer, its folder."""
+
+    def __init__(self, model: Hope, tokenizer: Tokenizer, data: DialogueData, plan: TrainingPlan, folder: Path) -> None:
+        self.model, self.tokenizer, self.data, self.plan, self.folder = model, tokenizer, data, plan, folder
+        self.device = model.embedding.weight.device
+        self.optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=0.0, betas=(0.9, 0.98), eps=1e-9)
+        self.step = 0
+        self.tokens_seen = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / PROGRESS_FILE).exists():
+            self._resume()
+
+    def run(self, *, save_every: int, probe_every: int, show_progress: bool = True) -> None:
+        """Trains up to the plan's last step, saving and probing on the way."""
+        bar = tqdm(total=self.plan.steps, initial=self.step, disable=not show_progress, unit="step")
+        self.model.train()
+        while self.step < self.plan.steps:
+            started = time.monotonic()
+            loss = self.train_step()
+            row: dict[str, float] = {"step": self.step, "loss": loss, "seconds": time.monotonic() - started}
+            if self.step % probe_every == 0 or self.step == self.plan.steps:
+                recall = self.probe()
+                row |= {"recall": recall.exact, "recall_tokens": recall.tokens}
+                bar.set_postfix(loss=f"{loss:.3f}", recall=f"{recall.exact:.1%}")
+            row["tokens"] = self.tokens_seen
+            with (self.folder / LOG_FILE).open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            if self.step % save_every == 0 or self.step == self.plan.steps:
+                self.save()
+            bar.update()
+        bar.close()
+
+    def train_step(self) -> float:
+        """One optimizer step; returns the mean loss over replies and sampled message tokens."""
+        stage = self.plan.stage(self.step)
+        batch = self.data.batch(self.step, stage)
+        rate = self.plan.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
+        if math.isfinite(float(norm)):
+            self.optimizer.step()
+        self.step += 1
+        self.tokens_seen += batch.tokens_BT.numel()
+        return float(loss.detach())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Weighted next-token loss. Gradients run through every memory write of the row (HOPE.md §3, 5)."""
+        weight = batch.weight_BT
+        generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + self.step)
+        sampled = torch.rand(weight.shape, generator=generator) < self.plan.message_share
+        chosen = ((weight > 0) & (sampled | (weight > 0.3))).flatten().nonzero().squeeze(1).to(self.device)
+        memory = self.model.initial_memory(weight.shape[0], levels=False)
+        hidden, _ = self.model.hidden(batch.tokens_BT.to(self.device), memory)
+        logits = self.model.logits(hidden.flatten(0, 1).index_select(0, chosen))
+        target = batch.target_BT.to(self.device).flatten().index_select(0, chosen)
+        weight = weight.to(self.device).flatten().index_select(0, chosen)
+        losses = functional.cross_entropy(logits, target, reduction="none")
+        return (losses * weight).sum() / weight.sum()
+
+    @torch.no_grad()
+    def probe(self, num_rows: int = 16) -> Recall:
+        """Recall on held-out values, phrases as in training, at the current stage's length."""
+        stage = self.plan.stage(min(self.step, self.plan.steps - 1))
+        stage = Stage(stage.num_tokens, num_rows, stage.most_facts, stage.talk)
+        batch = DialogueData(self.tokenizer, self.data.talk, PROBE_SEED).batch(self.step, stage, held_out=True)
+        memory = self.model.initial_memory(num_rows, levels=False)
+        hidden, _ = self.model.hidden(batch.tokens_BT.to(self.device), memory)
+        right = torch.zeros_like(batch.value_BT)
+        for row in range(num_rows):
+            guess = self.model.logits(hidden[row]).argmax(-1).cpu()
+            right[row] = guess == batch.target_BT[row]
+        spans = [
+            bool(right[row, begin:end].all())
+            for row in range(num_rows)
+            for begin, end in _spans(batch.value_BT[row].tolist())
+        ]
+        tokens = right[batch.value_BT].float().mean()
+        return Recall(sum(spans) / max(1, len(spans)), float(tokens))
+
+    def save(self) -> None:
+        """Writes what a later `Trainer` on the same folder resumes from."""
+        notes = {
+            "tokens_seen": str(self.tokens_seen),
+            "steps": str(self.step),
+            "command": self.plan.command,
+            "plan": json.dumps(asdict(self.plan)),
+        }
+        save_checkpoint(self.folder, self.model, self.tokenizer, notes)
+        moments: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                moments[f"{name}|{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(moments, self.folder / OPTIMIZER_FILE)
+        progress = {"step": self.step, "tokens_seen": self.tokens_seen}
+        (self.folder / PROGRESS_FILE).write_text(json.dumps(progress))
+
+    def _resume(self) -> None:
+        progress = json.loads((self.folder / PROGRESS_FILE).read_text())
+        self.step, self.tokens_seen = progress["step"], progress["tokens_seen"]
+        saved, _ = load_checkpoint(self.folder)
+        self.model.load_state_dict(saved.state_dict())
+        parameters = dict(self.model.named_parameters())
+        for key, value in load_file(self.folder / OPTIMIZER_FILE).items():
+            name, _, field = key.rpartition("|")
+            kept = value if field == "step" else value.to(self.device)
+            self.optimizer.state[parameters[name]][field] = kept
+
+
+def compile_segments(model: Hope) -> None:
+    """Compiles the one hot function, a full chunk of a layer; worth its minute of start-up on long runs."""
+    for block in model.blocks:
+        assert isinstance(block, HopeBlock)
+        block.titans.segment = torch.compile(block.titans.segment, dynamic=False)  # type: ignore[method-assign]
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a folder holds a run that can be resumed."""
+    return (folder / PROGRESS_FILE).exists() and (folder / WEIGHTS_FILE).exists()
+
+
+def _groups(model: Hope, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; gains, biases and filters do not."""
+    decays = [p for n, p in model.named_parameters() if p.dim() >= 2 and "weight_WF11D" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() < 2 or "weight_WF11D" in n]
+    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _spans(marks: list[bool]) -> Iterator[tuple[int, int]]:
+    """Runs of true marks that end within the row."""
+    begin: int | None = None
+    for index, mark in enumerate(marks):
+        if mark and begin is None:
+            begin = index
+        elif not mark and begin is not None:
+            yield begin, index
+            begin = None

@@ -1,0 +1,175 @@
+"""Open-vocabulary values for memory dialogues: invented names, places, words, numbers, dates.
+
+Every value belongs either to training or to evaluation, by a hash of its text: what is asked in an evaluation was
+never the value of any fact in training. Knows nothing of relations.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+ONSETS = (
+    "b br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st t th tr v w y z zh"
+).split()
+PLAIN_ONSETS = "b d f g h j k l m n p r s t v w z".split()
+VOWELS = "a e i o u a e i o a e ai au ea ee ei ie io oa oo ou y".split()
+CODAS = "b ck d f g k l ll lm lt m n nd ng nn nt p r rd rk rn rt s sh ss st t th v x z".split()
+PLAIN_VOWELS = "a e i o u".split()
+PLACE_ENDS = ("ton ville burg ford dale mouth wick stead field haven by port mere holm grad ia land stan hurst").split()
+NAME_ENDS = "a o ie y us en in er el is ette ina ara on as".split()
+FIRST_NAMES = (
+    "Anna Ben Carla David Emma Felix Greta Hugo Irene Jonas Karin Leo Maria Nina Oscar Paula Quentin Rosa Simon Tessa "
+    "Umar Vera Walter Xenia Yusuf Zoe Max Bella Luna Charlie Rocky Milo Daisy Buddy Oliver Lucy Jack Sam Alice Tom "
+    "Sarah Peter John Mary Kate Paul Laura Mark Susan James Linda Robert Julia Henry Clara Arthur Mia Noah Ella Liam"
+).split()
+TOWNS = (
+    "Paris London Berlin Rome Madrid Lisbon Vienna Prague Oslo Dublin Boston Chicago Denver Austin Seattle Toronto "
+    "Sydney Tokyo Cairo Lima Brighton Leeds York Bath Geneva Lyon Porto Krakow Riga Bergen Spain France Italy Norway"
+).split()
+COLORS = (
+    "red blue green yellow purple orange pink brown black white grey silver golden turquoise maroon crimson teal "
+    "lavender beige ivory olive coral scarlet indigo violet amber"
+).split()
+SHADES = "dark light pale bright deep dusty soft royal pastel metallic".split()
+FOODS = (
+    "pizza pasta lasagna sushi curry ramen tacos pancakes chocolate cheese soup salad rice noodles bread apples grapes "
+    "strawberries mushrooms olives peanuts shrimp salmon chicken stew dumplings porridge waffles honey yogurt lentils"
+).split()
+DISHES = "stew soup pie cake bread curry salad noodles dumplings pudding pancakes cheese tea juice".split()
+MANNERS = "fried roasted spicy sweet smoked grilled cold creamy pickled baked".split()
+JOBS = (
+    "welder nurse teacher baker plumber lawyer farmer pilot chef florist tailor miner dentist barber clerk painter "
+    "librarian carpenter mechanic gardener translator surgeon judge waiter electrician architect beekeeper"
+).split()
+FIELDS = "bridge glass cloud ship wool data night road river clock stone paper cheese train".split()
+TRADES = "builder keeper inspector maker engineer designer analyst driver guard trainer cleaner painter".split()
+WORDS = (
+    "chess tennis guitar piano violin drums painting pottery knitting hiking sailing fencing judo football rugby "
+    "tiger otter owl fox panda eagle whale lizard spiders heights thunder Spanish German Welsh Latin cello banjo"
+).split()
+TITLE_WORDS = (
+    "Silver Crow River Night Garden Stone Winter Last Empty Golden House Paper Moon Glass Ocean Road Burning Quiet "
+    "Lost King Velvet Storm Hollow Lantern Summer Ashes Iron Secret Tower Wolf Thousand Broken Sky Salt Mirror"
+).split()
+MONTHS = ("January February March April May June July August September October November December").split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+
+
+def is_held_out(value: str) -> bool:
+    """Whether a value belongs to evaluation; a tenth of all do."""
+    return zlib.crc32(value.lower().encode()) % 10 == 0
+
+
+def draw_value(rng: random.Random, kind: str, *, held_out: bool) -> str:
+    """A value of `kind`, from training's or from evaluation's side of the hash."""
+    while True:
+        value = _MAKERS[kind](rng)
+        if is_held_out(value) == held_out:
+            return value
+
+
+def _syllable(rng: random.Random, closed: float = 0.5) -> str:
+    plain = rng.random() < 0.6
+    onset = rng.choice(PLAIN_ONSETS if plain else ONSETS)
+    vowel = rng.choice(PLAIN_VOWELS if plain else VOWELS)
+    return onset + vowel + (rng.choice(CODAS) if rng.random() < closed else "")
+
+
+def _stem(rng: random.Random) -> str:
+    """An invented stem of one to three syllables."""
+    count = rng.choices((1, 2, 3), (2, 7, 1))[0]
+    return "".join(_syllable(rng, 0.6 if i == count - 1 else 0.25) for i in range(count))
+
+
+def _name(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.2:
+        return rng.choice(FIRST_NAMES)
+    name = (_stem(rng) if roll < 0.7 else _syllable(rng, 0.4) + rng.choice(NAME_ENDS)).capitalize()
+    if rng.random() < 0.1:
+        return f"{name} {_stem(rng).capitalize()}"
+    return name
+
+
+def _place(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.15:
+        return rng.choice(TOWNS)
+    if roll < 0.5:
+        return (_stem(rng) + rng.choice(PLACE_ENDS)).capitalize()
+    place = _stem(rng).capitalize()
+    if rng.random() < 0.15:
+        return rng.choice(("Port ", "New ", "Saint ", "North ", "Upper ")) + place
+    return place
+
+
+def _word(rng: random.Random) -> str:
+    return rng.choice(WORDS) if rng.random() < 0.3 else _stem(rng)
+
+
+def _number(rng: random.Random) -> str:
+    return str(rng.randrange(1, 10 ** rng.choices((1, 2, 3, 4), (1, 4, 4, 4))[0]))
+
+
+def _date(rng: random.Random) -> str:
+    if rng.random() < 0.15:
+        return "next " + rng.choice(DAYS)
+    day, month = rng.randrange(1, 29), rng.choice(MONTHS)
+    ending = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd"}.get(day, "th")
+    return rng.choice((f"the {day}{ending} of {month}", f"{month} {day}{ending}", f"{day} {month}"))
+
+
+def _time(rng: random.Random) -> str:
+    hour = rng.randrange(1, 13)
+    if rng.random() < 0.6:
+        return f"{hour}:{rng.randrange(0, 60):02d}"
+    words = "one two three four five six seven eight nine ten eleven twelve".split()
+    return rng.choice(("half past ", "quarter to ", "quarter past ", "")) + words[hour - 1]
+
+
+def _color(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.4:
+        return rng.choice(COLORS)
+    if roll < 0.65:
+        return f"{rng.choice(SHADES)} {rng.choice(COLORS)}"
+    return _stem(rng)
+
+
+def _food(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.35:
+        return rng.choice(FOODS)
+    if roll < 0.6:
+        return f"{rng.choice(MANNERS)} {rng.choice(FOODS)}"
+    return f"{_stem(rng)} {rng.choice(DISHES)}" if roll < 0.8 else _stem(rng)
+
+
+def _job(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.5:
+        return rng.choice(JOBS)
+    return f"{rng.choice(FIELDS)} {rng.choice(TRADES)}" if roll < 0.85 else _stem(rng) + "er"
+
+
+def _title(rng: random.Random) -> str:
+    words = rng.sample(TITLE_WORDS, rng.choice((1, 2, 2)))
+    if rng.random() < 0.4:
+        words.append(_stem(rng).capitalize())
+    return " ".join(["The", *words] if rng.random() < 0.5 else words)
+
+
+_MAKERS = {
+    "name": _name,
+    "place": _place,
+    "word": _word,
+    "number": _number,
+    "date": _date,
+    "time": _time,
+    "color": _color,
+    "food": _food,
+    "job": _job,
+    "title": _title,
+}
+KINDS = tuple(_MAKERS)

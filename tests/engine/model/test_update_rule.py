@@ -1,0 +1,154 @@
+"""The closed form of a chunk against the recurrence it stands for, written out a token at a time (law 1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.model.update_rule import Chunk, Weights, apply_write, plan_write, read, read_within, solve_delta
+from tests.engine.model.recurrence import PlainMemory
+from tests.tiny import distance
+
+TOLERANCE = 1e-9
+UNBOUNDED = 1e12
+ROWS, HEADS, MEMORIES, KEY, HIDDEN = 2, 2, 2, 6, 5
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _weights(seed: int, decay_towards: str, memories: int = MEMORIES) -> Weights:
+    random = _random(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=random)
+
+    moving = draw(ROWS, HEADS, memories, HIDDEN, KEY), draw(ROWS, HEADS, memories, KEY, HIDDEN)
+    if decay_towards == "zero":
+        return Weights(*moving, None, None)
+    return Weights(*moving, draw(HEADS, memories, HIDDEN, KEY), draw(HEADS, memories, KEY, HIDDEN))
+
+
+def _chunk(seed: int, num_slots: int) -> Chunk:
+    random = _random(seed + 1)
+    key, value = torch.randn(2, ROWS, HEADS, num_slots, KEY, dtype=torch.float64, generator=random)
+    eta, forget = torch.rand(2, ROWS, HEADS, num_slots, dtype=torch.float64, generator=random)
+    alpha = 1 - 0.2 * forget
+    unit = torch.nn.functional.normalize
+    return Chunk(unit(key, dim=-1), unit(value, dim=-1), torch.minimum(eta, alpha), alpha)
+
+
+def _plain(weights: Weights, row: int, head: int, memory: int, residual: bool) -> PlainMemory:
+    moving = weights.decaying_w2_BHMFK[row, head, memory], weights.decaying_w1_BHMOF[row, head, memory]
+    fixed = torch.zeros_like(moving[0]), torch.zeros_like(moving[1])
+    if weights.fixed_w2_HMFK is not None and weights.fixed_w1_HMOF is not None:
+        fixed = weights.fixed_w2_HMFK[head, memory], weights.fixed_w1_HMOF[head, memory]
+    return PlainMemory(fixed, moving[0], moving[1], residual)
+
+
+@pytest.mark.parametrize("decay_towards", ["initial", "zero"])
+@pytest.mark.parametrize("residual", [True, False])
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000), num_slots=st.integers(1, 40))
+def test_law_1_a_chunk_in_closed_form_is_the_recurrence(
+    decay_towards: str, residual: bool, seed: int, num_slots: int
+) -> None:
+    weights, chunk = _weights(seed, decay_towards), _chunk(seed, num_slots)
+    w2, w1 = apply_write(weights, plan_write(weights, solve_delta(chunk), residual), UNBOUNDED)
+    for row in range(ROWS):
+        for head in range(HEADS):
+            for memory in range(MEMORIES):
+                plain = _plain(weights, row, head, memory, residual)
+                for t in range(num_slots):
+                    plain.write(
+                        chunk.key_BHCK[row, head, t],
+                        chunk.value_BHCK[row, head, t],
+                        chunk.eta_BHC[row, head, t],
+                        chunk.alpha_BHC[row, head, t],
+                    )
+                assert distance(w2[row, head, memory], plain.w2) <= TOLERANCE
+                assert distance(w1[row, head, memory], plain.w1) <= TOLERANCE
+
+
+@pytest.mark.parametrize("decay_towards", ["initial", "zero"])
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000), num_slots=st.integers(1, 24))
+def test_law_1_a_read_within_the_chunk_is_that_of_the_state_after_the_tokens_writes(
+    decay_towards: str, seed: int, num_slots: int
+) -> None:
+    weights, chunk = _weights(seed, decay_towards, memories=1), _chunk(seed, num_slots)
+    query = torch.randn(ROWS, HEADS, num_slots, KEY, dtype=torch.float64, generator=_random(seed + 2))
+    write = plan_write(weights, solve_delta(chunk), residual=True)
+    mask = torch.ones(num_slots, num_slots, dtype=torch.float64).tril()
+    answers = read_within(weights, write, query, mask, write.delta.retained_BHC)
+    for row in range(ROWS):
+        for head in range(HEADS):
+            plain = _plain(weights, row, head, 0, residual=True)
+            for t in range(num_slots):
+                plain.write(
+                    chunk.key_BHCK[row, head, t],
+                    chunk.value_BHCK[row, head, t],
+                    chunk.eta_BHC[row, head, t],
+                    chunk.alpha_BHC[row, head, t],
+                )
+                assert distance(answers[row, head, t], plain.read(query[row, head, t])) <= TOLERANCE
+
+
+def test_the_boundary_read_is_the_paper_s() -> None:
+    weights = _weights(3, "initial")
+    x = torch.randn(ROWS, HEADS, MEMORIES, 3, KEY, dtype=torch.float64)
+    for residual in (True, False):
+        found = read(weights.total(), x, residual)
+        plain = _plain(weights, 1, 0, 1, residual)
+        assert distance(found[1, 0, 1, 2], plain.read(x[1, 0, 1, 2])) <= TOLERANCE
+
+
+def test_an_empty_slot_does_nothing() -> None:
+    weights, chunk = _weights(4, "initial"), _chunk(4, 6)
+    nothing = torch.zeros_like(chunk.eta_BHC[:, :, :1])
+    padded = Chunk(
+        torch.cat([chunk.key_BHCK, torch.zeros_like(chunk.key_BHCK[:, :, :1])], 2),
+        torch.cat([chunk.value_BHCK, torch.zeros_like(chunk.value_BHCK[:, :, :1])], 2),
+        torch.cat([chunk.eta_BHC, nothing], 2),
+        torch.cat([chunk.alpha_BHC, nothing + 1], 2),
+    )
+    plain, filled = (
+        apply_write(weights, plan_write(weights, solve_delta(c), True), UNBOUNDED) for c in (chunk, padded)
+    )
+    assert distance(filled[0], plain[0]) <= TOLERANCE
+    assert distance(filled[1], plain[1]) <= TOLERANCE
+
+
+def test_rows_heads_and_memories_do_not_mix() -> None:
+    weights, chunk = _weights(5, "initial"), _chunk(5, 9)
+    other = replace(weights, decaying_w2_BHMFK=weights.decaying_w2_BHMFK.clone())
+    other.decaying_w2_BHMFK[1, 1, 1] += 1
+    before, after = (apply_write(w, plan_write(w, solve_delta(chunk), True), UNBOUNDED)[0] for w in (weights, other))
+    changed = (before != after).flatten(3).any(-1)
+    assert changed.nonzero().tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("limit", [0.5, 3.0, UNBOUNDED])
+def test_law_6_each_matrix_is_drawn_back_into_its_ball(limit: float) -> None:
+    weights, chunk = _weights(6, "zero"), _chunk(6, 12)
+    write = plan_write(weights, solve_delta(chunk), residual=True)
+    for bounded, free in zip(apply_write(weights, write, limit), apply_write(weights, write, UNBOUNDED), strict=True):
+        norms = free.flatten(3).norm(dim=-1)
+        assert torch.allclose(bounded.flatten(3).norm(dim=-1), norms.clamp_max(limit))
+        # Only the length changes, never the direction.
+        assert distance(bounded / bounded.norm(dim=(-2, -1), keepdim=True), free / norms[..., None, None]) <= TOLERANCE
+
+
+def test_the_target_is_constant_in_the_inner_derivative_and_learnable_in_the_outer() -> None:
+    weights, chunk = _weights(7, "initial"), _chunk(7, 5)
+    value = chunk.value_BHCK.clone().requires_grad_()
+    w2, _ = apply_write(weights, plan_write(weights, solve_delta(replace(chunk, value_BHCK=value)), True), UNBOUNDED)
+    (gradient,) = torch.autograd.grad(w2.square().sum(), value)
+    # Every value but the last is written before the end, and the last one too: all matter to what is stored.
+    assert bool((gradient.abs().amax(-1) > 0).all())
