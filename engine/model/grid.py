@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -122,19 +121,26 @@ def put(out_BHTK: Tensor, y_BHNK: Tensor, piece: Piece) -> Tensor:
 
 
 def extend(frame_BHSK: Tensor, new_BHNK: Tensor, piece: Piece) -> Tensor:
-    """The open frame with the piece's tokens in their slots; a slot that nothing has filled is zero.
-
-    An even piece gives a frame just as long as what is filled; an uneven one keeps all slots.
-    """
+    """The frame with the piece's tokens in their slots; a slot that nothing has filled is zero."""
     if piece.uneven is None:
-        return torch.cat([frame_BHSK[:, :, : piece.slot], new_BHNK], 2) if piece.slot else new_BHNK
+        if piece.count == frame_BHSK.shape[2]:
+            return new_BHNK
+        return torch.slice_scatter(frame_BHSK, new_BHNK, 2, piece.slot, piece.slot + piece.count)
     index = piece.uneven.slots_BN[:, None, :, None].expand_as(new_BHNK)
     return frame_BHSK.scatter_add(2, index, new_BHNK * piece.uneven.valid_BN[:, None, :, None])
 
 
-def keep_open(frame_BHSK: Tensor, piece: Piece, num_slots: int) -> Tensor:
-    """The frame to carry on, padded to `num_slots`; cleared in rows that have filled it."""
-    if piece.uneven is None:
-        kept = frame_BHSK[:, :, : 0 if piece.closes_projections else None]
-        return functional.pad(kept, (0, 0, 0, num_slots - kept.shape[2]))
-    return frame_BHSK.masked_fill(piece.uneven.closes_projections_B[:, None, None, None], 0.0)
+def own_chunk(frame_BHSK: Tensor, piece: Piece) -> Tensor:
+    """The filled slots of M_memory's open chunk. Uneven pieces keep all slots: an empty one is zero."""
+    if piece.uneven is not None:
+        return frame_BHSK
+    return frame_BHSK[:, :, piece.first_slot : piece.slot + piece.count]
+
+
+def cleared(frame_BHSK: Tensor, closed: bool, closed_B: Tensor | None) -> Tensor:
+    """The frame to carry on: empty in the rows that have `closed` it (None: all of them, or none)."""
+    if not closed:
+        return frame_BHSK
+    if closed_B is None:
+        return torch.zeros_like(frame_BHSK)
+    return frame_BHSK.masked_fill(closed_B[:, None, None, None], 0.0)

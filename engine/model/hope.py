@@ -108,7 +108,7 @@ class Hope(nn.Module):
         lengths_B: Tensor | None,
     ) -> Tensor:
         prefix = f"{TITANS}.{index}."
-        state = {name[len(prefix) :]: v for name, v in memory.items() if name.startswith(prefix)}
+        state = {name: memory[prefix + name] for name in block.titans.state_names}
         added, state = block.titans(x_BTD, state, pieces, lengths_B)
         memory.update({prefix + name: value for name, value in state.items()})
         x_BTD = x_BTD + added

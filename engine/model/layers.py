@@ -23,6 +23,11 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.gain
 
 
+def unit(x: Tensor) -> Tensor:
+    """`x` at length 1 over the last axis; what is next to nothing stays so."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-12)
+
+
 class CausalFilters(nn.Module):
     """F causal depthwise convolutions over one input (window W = 4 in the paper, §8.3).
 

@@ -8,16 +8,20 @@ Shapes: B rows, T tokens, D width, H heads, K head width, N tokens of a piece, S
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.config import ModelConfig
-from engine.model.grid import Piece, extend, keep_open, put, take
-from engine.model.layers import CausalFilters, RMSNorm
+from engine.model.grid import Piece, cleared, extend, own_chunk, put, take
+from engine.model.layers import CausalFilters, RMSNorm, unit
 from engine.model.update_rule import (
     Chunk,
+    Earlier,
     Weights,
+    Write,
     apply_write,
     plan_write,
     read,
@@ -27,6 +31,8 @@ from engine.model.update_rule import (
 
 # The stacks of memories that share a shape: M_memory; M_k and M_v; M_eta and M_alpha.
 STACKS = ("memory", "projections", "rates")
+# What the open chunks keep of a token: as it came, and what M_memory will write of it.
+CAME, PLANNED = ("key", "value", "rates"), ("activation", "step", "inner")
 State = dict[str, Tensor]
 
 
@@ -64,6 +70,11 @@ class SelfModifyingTitans(nn.Module):
         self.eta_bias = nn.Parameter(torch.linspace(-3.5, -1.5, heads))
         self.alpha_bias = nn.Parameter(torch.linspace(4.5, 7.5, heads))
 
+    @cached_property
+    def state_names(self) -> tuple[str, ...]:
+        """The tensors of a state."""
+        return tuple(self.initial_state(1))
+
     def initial_state(self, num_rows: int) -> State:
         """State of `num_rows` rows that have read nothing."""
         config = self.config
@@ -74,6 +85,9 @@ class SelfModifyingTitans(nn.Module):
             "open.key": new(num_rows, heads, slots, key),
             "open.value": new(num_rows, heads, slots, key),
             "open.rates": new(num_rows, heads, slots, 2),
+            "open.activation": new(num_rows, heads, slots, config.memory_hidden),
+            "open.step": new(num_rows, heads, slots, key),
+            "open.inner": new(num_rows, heads, slots, config.memory_hidden),
         }
         for stack in STACKS:
             initial = self.initial[stack]
@@ -89,7 +103,7 @@ class SelfModifyingTitans(nn.Module):
         state = dict(state)
         filtered, state["tail"] = self.filters(self.norm(x_BTD), state["tail"], lengths_B)
         query_x, key_x, value_x = filtered.unbind(0)
-        query = functional.normalize(self._heads(self.query(query_x)), dim=-1)
+        query = unit(self._heads(self.query(query_x)))
         key_in, value_in = self._heads(key_x), self._heads(value_x)
         parts, out = [], torch.zeros_like(query)
         for piece in pieces:
@@ -127,7 +141,7 @@ class SelfModifyingTitans(nn.Module):
     def _project(self, state: State, key_x_BHNK: Tensor, value_x_BHNK: Tensor) -> dict[str, Tensor]:
         """k, v (unit length), eta and 1 - alpha of a piece, read from the memories' state at the chunk's start."""
         both = torch.stack([key_x_BHNK, value_x_BHNK], 2)
-        projected = functional.normalize(read(self._weights(state, "projections").total(), both, residual=True), dim=-1)
+        projected = unit(read(self._weights(state, "projections").total(), both, residual=True))
         rates = read(self._weights(state, "rates").total(), key_x_BHNK.unsqueeze(2), residual=False)
         eta = torch.sigmoid(rates[:, :, 0] + self.eta_bias[:, None, None])
         span = 1.0 - self.config.retention_floor
@@ -140,47 +154,55 @@ class SelfModifyingTitans(nn.Module):
 
     def _advance(self, state: State, new: dict[str, Tensor], query_BHNK: Tensor, piece: Piece) -> Tensor:
         """Answers the piece's queries [B,H,N,K] and moves `state` (in place of the dict, not of its tensors)."""
-        frame = {name: extend(state[f"open.{name}"], value, piece) for name, value in new.items()}
-        weights = self._weights(state, "memory")
-        opened = self._open_chunk(frame, piece)
-        write = plan_write(weights, solve_delta(opened), residual=True)
-        mask, retained = self._visible(write.delta.retained_BHC, piece)
-        y = read_within(weights, write, query_BHNK, mask, retained)
+        if piece.uneven is not None:
+            # A padded step neither learns nor forgets.
+            new["rates"] = new["rates"] * piece.uneven.valid_BN[:, None, :, None]
+        weights, earlier = self._weights(state, "memory"), self._earlier(state, piece)
+        delta = solve_delta(_chunk(new), earlier)
+        planned = plan_write(weights, delta, True, earlier)
+        new["activation"], new["step"], new["inner"] = (
+            rows[:, :, 0] for rows in (planned.activation_BHMCF, planned.step_BHMCO, planned.inner_BHMCF)
+        )
+        frame = {name: extend(state[f"open.{name}"], rows, piece) for name, rows in new.items()}
+        write = _write({name: own_chunk(rows, piece) for name, rows in frame.items()})
+        y = read_within(weights, write, query_BHNK, _visible(write, piece), delta.retained_BHC)
+        uneven = piece.uneven
         if piece.closes_memory:
-            rows = piece.uneven.closes_memory_B if piece.uneven else None
-            self._settle(state, "memory", apply_write(weights, write, self.config.max_drift), rows)
+            after = apply_write(weights, write, delta.retained_BHC[:, :, -1], self.config.max_drift)
+            self._settle(state, "memory", after, uneven.closes_memory_B if uneven else None)
         if piece.closes_projections:
-            rows = piece.uneven.closes_projections_B if piece.uneven else None
-            delta = solve_delta(_chunk(frame["key"], frame["value"], frame["rates"]))
-            for stack, residual in (("projections", True), ("rates", False)):
-                weights = self._weights(state, stack)
-                after = apply_write(weights, plan_write(weights, delta, residual), self.config.max_drift)
-                self._settle(state, stack, after, rows)
-        for name, value in frame.items():
-            state[f"open.{name}"] = keep_open(value, piece, self.config.chunk_projections)
+            self._close_projections(state, _chunk(frame), uneven.closes_projections_B if uneven else None)
+        for name in CAME:
+            closed_B = uneven.closes_projections_B if uneven else None
+            state[f"open.{name}"] = cleared(frame[name], piece.closes_projections, closed_B)
+        for name in PLANNED:
+            closed_B = uneven.closes_memory_B if uneven else None
+            state[f"open.{name}"] = cleared(frame[name], piece.closes_memory, closed_B)
         return y
 
-    @staticmethod
-    def _open_chunk(frame: dict[str, Tensor], piece: Piece) -> Chunk:
-        """M_memory's own chunk: the end of the frame; earlier slots are cut off, or do nothing in uneven rows."""
-        if piece.uneven is None:
-            return _chunk(*(frame[name][:, :, piece.first_slot :] for name in ("key", "value", "rates")))
-        slots = torch.arange(frame["rates"].shape[2], device=frame["rates"].device)
-        own = slots >= piece.uneven.first_slot_B.unsqueeze(1)
-        return _chunk(frame["key"], frame["value"], frame["rates"] * own[:, None, :, None])
+    def _close_projections(self, state: State, chunk: Chunk, rows_B: Tensor | None) -> None:
+        """The other memories learn their whole chunk at once."""
+        delta = solve_delta(chunk)
+        for stack, residual in (("projections", True), ("rates", False)):
+            weights = self._weights(state, stack)
+            write = plan_write(weights, delta, residual)
+            after = apply_write(weights, write, delta.retained_BHC[:, :, -1], self.config.max_drift)
+            self._settle(state, stack, after, rows_B)
 
     @staticmethod
-    def _visible(retained_BHC: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Which slots each query sees (its own included), and the retention up to its slot."""
-        num_slots, device = retained_BHC.shape[2], retained_BHC.device
+    def _earlier(state: State, piece: Piece) -> Earlier | None:
+        """What the open chunk of M_memory holds already; None where the piece begins it."""
+        key, inner, rates = (state[f"open.{name}"] for name in ("key", "inner", "rates"))
         if piece.uneven is None:
-            offset = piece.slot - piece.first_slot
-            mask = torch.ones(piece.count, num_slots, device=device, dtype=retained_BHC.dtype).tril(offset)
-            return mask, retained_BHC[:, :, offset : offset + piece.count]
-        slots = piece.uneven.slots_BN
-        mask = torch.arange(num_slots, device=device) <= slots.unsqueeze(-1)
-        index = slots.unsqueeze(1).expand(-1, retained_BHC.shape[1], -1)
-        return mask.unsqueeze(1).to(retained_BHC.dtype), retained_BHC.gather(2, index)
+            own = slice(piece.first_slot, piece.slot)
+            if piece.first_slot == piece.slot:
+                return None
+            key, inner, forget = key[:, :, own], inner[:, :, own], rates[:, :, own, 1]
+        else:
+            slots = torch.arange(rates.shape[2], device=rates.device)
+            own_BS = slots >= piece.uneven.first_slot_B.unsqueeze(1)
+            forget = rates[..., 1] * own_BS.unsqueeze(1)
+        return Earlier(key, inner.unsqueeze(2), (1.0 - forget).prod(-1, keepdim=True))
 
     @staticmethod
     def _settle(state: State, stack: str, after: tuple[Tensor, Tensor], rows_B: Tensor | None) -> None:
@@ -191,5 +213,23 @@ class SelfModifyingTitans(nn.Module):
             state[name] = value
 
 
-def _chunk(key: Tensor, value: Tensor, rates: Tensor) -> Chunk:
-    return Chunk(key, value, rates[..., 0], 1.0 - rates[..., 1])
+def _chunk(slots: State) -> Chunk:
+    rates = slots["rates"]
+    return Chunk(slots["key"], slots["value"], rates[..., 0], 1.0 - rates[..., 1])
+
+
+def _write(slots: State) -> Write:
+    activation, step, inner = (slots[name].unsqueeze(2) for name in PLANNED)
+    return Write(slots["key"], activation, step, inner)
+
+
+def _visible(write: Write, piece: Piece) -> Tensor | None:
+    """Which slots each query sees, its own included; None where that is all of them."""
+    key = write.key_BHCK
+    if piece.uneven is None:
+        if piece.count == 1:
+            return None
+        offset = piece.slot - piece.first_slot
+        return torch.ones(piece.count, key.shape[2], device=key.device, dtype=key.dtype).tril(offset)
+    slots = torch.arange(key.shape[2], device=key.device)
+    return (slots <= piece.uneven.slots_BN.unsqueeze(-1)).unsqueeze(1).to(key.dtype)

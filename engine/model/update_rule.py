@@ -51,31 +51,47 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Delta:
-    """The parts of DGD that all memories of one chunk share: one C x C triangular solve."""
+    """The parts of DGD that all memories share: one triangular solve over the slots at hand.
+
+    `retained` is the product of alpha from the chunk's start up to each slot.
+    """
 
     chunk: Chunk
     retained_BHC: Tensor
     transfer_BHCC: Tensor
-    erased_key_BHCK: Tensor
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Slots of the same chunk that were planned before: their keys, their `inner` rows, the product of their alpha."""
+
+    key_BHSK: Tensor
+    inner_BHMSF: Tensor
+    retained_BH1: Tensor
 
 
 @dataclass(frozen=True)
 class Write:
-    """What a chunk writes into stacked memories, before it is applied: two low-rank updates."""
+    """What slots write into stacked memories, before it is applied: two low-rank updates, a row a slot each."""
 
-    delta: Delta
+    key_BHCK: Tensor
     activation_BHMCF: Tensor
     step_BHMCO: Tensor
     inner_BHMCF: Tensor
 
 
-def solve_delta(chunk: Chunk) -> Delta:
-    """T = (I + tril(diag(b) K K^T, -1))^-1 diag(b) with b = eta / alpha (HOPE.md §4.1), and T K."""
+def solve_delta(chunk: Chunk, earlier: Earlier | None = None) -> Delta:
+    """T = (I + tril(diag(b) K K^T, -1))^-1 diag(b) with b = eta / alpha (HOPE.md §4.1)."""
     beta = chunk.eta_BHC / chunk.alpha_BHC
+    retained = chunk.alpha_BHC if beta.shape[-1] == 1 else torch.cumprod(chunk.alpha_BHC, -1)
+    if earlier is not None:
+        retained = retained * earlier.retained_BH1
+    if beta.shape[-1] == 1:
+        return Delta(chunk, retained, beta.unsqueeze(-1))
     key = chunk.key_BHCK
     scores = torch.tril(key @ key.transpose(-1, -2), -1) * beta.unsqueeze(-1)
     transfer = torch.linalg.solve_triangular(scores, torch.diag_embed(beta), upper=False, unitriangular=True)
-    return Delta(chunk, torch.cumprod(chunk.alpha_BHC, -1), transfer, transfer @ key)
+    return Delta(chunk, retained, transfer)
 
 
 def read(weights: tuple[Tensor, Tensor], x_BHMCK: Tensor, residual: bool) -> Tensor:
@@ -85,10 +101,11 @@ def read(weights: tuple[Tensor, Tensor], x_BHMCK: Tensor, residual: bool) -> Ten
     return x_BHMCK + out if residual else out
 
 
-def plan_write(weights: Weights, delta: Delta, residual: bool) -> Write:
+def plan_write(weights: Weights, delta: Delta, residual: bool, earlier: Earlier | None = None) -> Write:
     """Gradients of ||M(k) - sg(M(v))||^2 at the chunk's start, and what DGD makes of them.
 
-    The target is a constant of the inner derivative only: the outer one flows through it (HOPE.md §3, 6).
+    The target is a constant of the inner derivative only: the outer one flows through it (HOPE.md §3, 6). The
+    triangular solve goes row by row, so slots that were planned `earlier` stay as they are.
     """
     w2, w1 = weights.total()
     key, value = delta.chunk.key_BHCK.unsqueeze(2), delta.chunk.value_BHCK.unsqueeze(2)
@@ -100,19 +117,23 @@ def plan_write(weights: Weights, delta: Delta, residual: bool) -> Write:
         error = error + (key - value)
     hidden_error = (error @ w1) * (gate + activation * (1 - gate))
     alpha, retained = delta.chunk.alpha_BHC, delta.retained_BHC
-    pushed = hidden_error * (-alpha / retained)[:, :, None, :, None]
-    inner = delta.transfer_BHCC.unsqueeze(2) @ pushed - delta.erased_key_BHCK.unsqueeze(
-        2
-    ) @ weights.decaying_w2_BHMFK.transpose(-1, -2)
+    held = pre if weights.fixed_w2_HMFK is None else key @ weights.decaying_w2_BHMFK.transpose(-1, -2)
+    if earlier is not None:
+        met = delta.chunk.key_BHCK @ earlier.key_BHSK.transpose(-1, -2)
+        held = held + met.unsqueeze(2) @ earlier.inner_BHMSF
+    wanted = hidden_error * (alpha / retained)[:, :, None, :, None] + held
+    inner = -(delta.transfer_BHCC.unsqueeze(2) @ wanted)
     step = error * (delta.chunk.eta_BHC / retained)[:, :, None, :, None]
-    return Write(delta, activation, step, inner)
+    return Write(delta.chunk.key_BHCK, activation, step, inner)
 
 
-def apply_write(weights: Weights, write: Write, max_drift: float) -> tuple[Tensor, Tensor]:
-    """The decaying (W2, W1) after the chunk, each drawn back into the ball of radius `max_drift` (law 6)."""
-    last = write.delta.retained_BHC[:, :, -1][:, :, None, None, None]
-    key = write.delta.chunk.key_BHCK.unsqueeze(2)
-    w2 = weights.decaying_w2_BHMFK + write.inner_BHMCF.transpose(-1, -2) @ key
+def apply_write(weights: Weights, write: Write, retained_BH: Tensor, max_drift: float) -> tuple[Tensor, Tensor]:
+    """The decaying (W2, W1) after the chunk, each drawn back into the ball of radius `max_drift` (law 6).
+
+    `retained` is the product of alpha over the whole chunk.
+    """
+    last = retained_BH[:, :, None, None, None]
+    w2 = weights.decaying_w2_BHMFK + write.inner_BHMCF.transpose(-1, -2) @ write.key_BHCK.unsqueeze(2)
     w1 = weights.decaying_w1_BHMOF - write.step_BHMCO.transpose(-1, -2) @ write.activation_BHMCF
     return _retain(w2, last, max_drift), _retain(w1, last, max_drift)
 
@@ -123,20 +144,26 @@ def _retain(matrix: Tensor, retained: Tensor, limit: float) -> Tensor:
     return matrix * torch.minimum(retained, limit / norm.clamp_min(1e-6))
 
 
-def read_within(weights: Weights, write: Write, query_BHNK: Tensor, mask_BHNC: Tensor, retained_BHN: Tensor) -> Tensor:
-    """y_t = M_t(q_t) inside the chunk: the state after the writes of the slots that `mask` lets t see.
+def read_within(
+    weights: Weights, write: Write, query_BHNK: Tensor, mask_BHNC: Tensor | None, retained_BHN: Tensor
+) -> Tensor:
+    """y_t = M_t(q_t) inside the chunk: the state after the writes of the slots that `mask` lets t see (None: all).
 
     One memory (M = 1). `retained` is the product of alpha up to each query's slot. This is Titans' per-token
     read; the literal eq. 90 reads the boundary state, `read(weights.total(), ...)`.
     """
-    chunk, retained = write.delta.chunk, retained_BHN.unsqueeze(-1)
-    scores = (query_BHNK @ chunk.key_BHCK.transpose(-1, -2)) * mask_BHNC
+    retained = retained_BHN.unsqueeze(-1)
+    scores = query_BHNK @ write.key_BHCK.transpose(-1, -2)
+    if mask_BHNC is not None:
+        scores = scores * mask_BHNC
     moved = query_BHNK @ weights.decaying_w2_BHMFK[:, :, 0].transpose(-1, -2) + scores @ write.inner_BHMCF[:, :, 0]
     pre = moved * retained
     if weights.fixed_w2_HMFK is not None:
         pre = pre + query_BHNK @ weights.fixed_w2_HMFK[:, 0].transpose(-1, -2)
     hidden = functional.silu(pre)
-    weighted = (hidden @ write.activation_BHMCF[:, :, 0].transpose(-1, -2)) * mask_BHNC
+    weighted = hidden @ write.activation_BHMCF[:, :, 0].transpose(-1, -2)
+    if mask_BHNC is not None:
+        weighted = weighted * mask_BHNC
     out = hidden @ weights.decaying_w1_BHMOF[:, :, 0].transpose(-1, -2) - weighted @ write.step_BHMCO[:, :, 0]
     out = query_BHNK + out * retained
     if weights.fixed_w1_HMOF is not None:

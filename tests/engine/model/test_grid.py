@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.model.grid import Piece, cut, extend, keep_open, put, take
+from engine.model.grid import Piece, cleared, cut, extend, own_chunk, put, take
 
 CHUNK, FRAME = 4, 8
 
@@ -77,8 +77,8 @@ def test_tokens_taken_into_the_frame_and_put_back_are_the_same(
     frame, expected = torch.zeros(rows, FRAME), torch.zeros(rows, FRAME)
     for row, (position, length) in enumerate(zip(positions, lengths, strict=True)):
         marks[row, :length] = torch.arange(length) + 1.0
-        filled = position % FRAME
-        frame[row, :filled] = expected[row, :filled] = 0.5
+        before = position % FRAME
+        frame[row, :before] = expected[row, :before] = 0.5
         for i in range(length):
             expected[row, (position + i) % FRAME] = i + 1.0
             if (position + i) % FRAME == FRAME - 1:
@@ -87,7 +87,11 @@ def test_tokens_taken_into_the_frame_and_put_back_are_the_same(
     out = torch.zeros_like(marks_BHTK)
     for piece in cut(torch.tensor(positions), torch.tensor(lengths), num_tokens, CHUNK, FRAME):
         new = take(marks_BHTK, piece)
-        frame_BHSK = keep_open(extend(frame_BHSK, new, piece), piece, FRAME)
+        frame_BHSK = extend(frame_BHSK, new, piece)
+        if piece.uneven is None:
+            assert own_chunk(frame_BHSK, piece).shape[2] == piece.slot + piece.count - piece.first_slot
+        closed_B = piece.uneven.closes_projections_B if piece.uneven else None
+        frame_BHSK = cleared(frame_BHSK, piece.closes_projections, closed_B)
         if piece.uneven is not None:
             out = put(out, new, piece)
         else:

@@ -7,10 +7,11 @@ import torch
 
 from engine.config import CMS_FAST, CMS_MEDIUM, TITANS
 from engine.model.hope import POSITION, Memory
+from engine.model.self_modifying import CAME, PLANNED
 from tests.tiny import CHUNK_PROJECTIONS, initial, named_model, random_tokens, same_bits, tiny_model
 
 STACKS = ("memory", "projections", "rates")
-OPEN = ("tail", "open.key", "open.value", "open.rates")
+OPEN = ("tail", *(f"open.{name}" for name in (*CAME, *PLANNED)))
 
 
 def _read(memory: Memory, num_tokens: int, seed: int = 1) -> tuple[torch.Tensor, Memory]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.model.update_rule import Chunk, Weights, apply_write, plan_write, read, read_within, solve_delta
+from engine.model.update_rule import Chunk, Earlier, Weights, apply_write, plan_write, read, read_within, solve_delta
 from tests.engine.model.recurrence import PlainMemory
 from tests.tiny import distance
 
@@ -44,6 +44,12 @@ def _chunk(seed: int, num_slots: int) -> Chunk:
     return Chunk(unit(key, dim=-1), unit(value, dim=-1), torch.minimum(eta, alpha), alpha)
 
 
+def _written(weights: Weights, chunk: Chunk, residual: bool = True, limit: float = UNBOUNDED) -> tuple[Tensor, Tensor]:
+    """(W2, W1) after the chunk."""
+    delta = solve_delta(chunk)
+    return apply_write(weights, plan_write(weights, delta, residual), delta.retained_BHC[:, :, -1], limit)
+
+
 def _plain(weights: Weights, row: int, head: int, memory: int, residual: bool) -> PlainMemory:
     moving = weights.decaying_w2_BHMFK[row, head, memory], weights.decaying_w1_BHMOF[row, head, memory]
     fixed = torch.zeros_like(moving[0]), torch.zeros_like(moving[1])
@@ -60,7 +66,7 @@ def test_law_1_a_chunk_in_closed_form_is_the_recurrence(
     decay_towards: str, residual: bool, seed: int, num_slots: int
 ) -> None:
     weights, chunk = _weights(seed, decay_towards), _chunk(seed, num_slots)
-    w2, w1 = apply_write(weights, plan_write(weights, solve_delta(chunk), residual), UNBOUNDED)
+    w2, w1 = _written(weights, chunk, residual)
     for row in range(ROWS):
         for head in range(HEADS):
             for memory in range(MEMORIES):
@@ -84,9 +90,10 @@ def test_law_1_a_read_within_the_chunk_is_that_of_the_state_after_the_tokens_wri
 ) -> None:
     weights, chunk = _weights(seed, decay_towards, memories=1), _chunk(seed, num_slots)
     query = torch.randn(ROWS, HEADS, num_slots, KEY, dtype=torch.float64, generator=_random(seed + 2))
-    write = plan_write(weights, solve_delta(chunk), residual=True)
+    delta = solve_delta(chunk)
+    write = plan_write(weights, delta, residual=True)
     mask = torch.ones(num_slots, num_slots, dtype=torch.float64).tril()
-    answers = read_within(weights, write, query, mask, write.delta.retained_BHC)
+    answers = read_within(weights, write, query, mask, delta.retained_BHC)
     for row in range(ROWS):
         for head in range(HEADS):
             plain = _plain(weights, row, head, 0, residual=True)
@@ -98,6 +105,30 @@ def test_law_1_a_read_within_the_chunk_is_that_of_the_state_after_the_tokens_wri
                     chunk.alpha_BHC[row, head, t],
                 )
                 assert distance(answers[row, head, t], plain.read(query[row, head, t])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("decay_towards", ["initial", "zero"])
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), first=st.integers(1, 20), second=st.integers(1, 20))
+def test_law_1_slots_planned_after_others_are_as_if_planned_with_them(
+    decay_towards: str, seed: int, first: int, second: int
+) -> None:
+    weights, chunk = _weights(seed, decay_towards, memories=1), _chunk(seed, first + second)
+    whole_delta = solve_delta(chunk)
+    whole = plan_write(weights, whole_delta, residual=True)
+    head, tail = (
+        Chunk(*(part[:, :, cut] for part in (chunk.key_BHCK, chunk.value_BHCK, chunk.eta_BHC, chunk.alpha_BHC)))
+        for cut in (slice(first), slice(first, None))
+    )
+    begun_delta = solve_delta(head)
+    begun = plan_write(weights, begun_delta, residual=True)
+    earlier = Earlier(begun.key_BHCK, begun.inner_BHMCF, begun_delta.retained_BHC[:, :, -1:])
+    delta = solve_delta(tail, earlier)
+    rest = plan_write(weights, delta, True, earlier)
+    assert distance(delta.retained_BHC, whole_delta.retained_BHC[:, :, first:]) <= TOLERANCE
+    for part in ("activation_BHMCF", "step_BHMCO", "inner_BHMCF"):
+        joined = torch.cat([getattr(begun, part), getattr(rest, part)], 3)
+        assert distance(joined, getattr(whole, part)) <= TOLERANCE
 
 
 def test_the_boundary_read_is_the_paper_s() -> None:
@@ -118,9 +149,7 @@ def test_an_empty_slot_does_nothing() -> None:
         torch.cat([chunk.eta_BHC, nothing], 2),
         torch.cat([chunk.alpha_BHC, nothing + 1], 2),
     )
-    plain, filled = (
-        apply_write(weights, plan_write(weights, solve_delta(c), True), UNBOUNDED) for c in (chunk, padded)
-    )
+    plain, filled = (_written(weights, c) for c in (chunk, padded))
     assert distance(filled[0], plain[0]) <= TOLERANCE
     assert distance(filled[1], plain[1]) <= TOLERANCE
 
@@ -129,7 +158,7 @@ def test_rows_heads_and_memories_do_not_mix() -> None:
     weights, chunk = _weights(5, "initial"), _chunk(5, 9)
     other = replace(weights, decaying_w2_BHMFK=weights.decaying_w2_BHMFK.clone())
     other.decaying_w2_BHMFK[1, 1, 1] += 1
-    before, after = (apply_write(w, plan_write(w, solve_delta(chunk), True), UNBOUNDED)[0] for w in (weights, other))
+    before, after = (_written(w, chunk)[0] for w in (weights, other))
     changed = (before != after).flatten(3).any(-1)
     assert changed.nonzero().tolist() == [[1, 1, 1]]
 
@@ -137,8 +166,7 @@ def test_rows_heads_and_memories_do_not_mix() -> None:
 @pytest.mark.parametrize("limit", [0.5, 3.0, UNBOUNDED])
 def test_law_6_each_matrix_is_drawn_back_into_its_ball(limit: float) -> None:
     weights, chunk = _weights(6, "zero"), _chunk(6, 12)
-    write = plan_write(weights, solve_delta(chunk), residual=True)
-    for bounded, free in zip(apply_write(weights, write, limit), apply_write(weights, write, UNBOUNDED), strict=True):
+    for bounded, free in zip(_written(weights, chunk, limit=limit), _written(weights, chunk), strict=True):
         norms = free.flatten(3).norm(dim=-1)
         assert torch.allclose(bounded.flatten(3).norm(dim=-1), norms.clamp_max(limit))
         # Only the length changes, never the direction.
@@ -148,7 +176,7 @@ def test_law_6_each_matrix_is_drawn_back_into_its_ball(limit: float) -> None:
 def test_the_target_is_constant_in_the_inner_derivative_and_learnable_in_the_outer() -> None:
     weights, chunk = _weights(7, "initial"), _chunk(7, 5)
     value = chunk.value_BHCK.clone().requires_grad_()
-    w2, _ = apply_write(weights, plan_write(weights, solve_delta(replace(chunk, value_BHCK=value)), True), UNBOUNDED)
+    w2, _ = _written(weights, replace(chunk, value_BHCK=value))
     (gradient,) = torch.autograd.grad(w2.square().sum(), value)
     # Every value but the last is written before the end, and the last one too: all matter to what is stored.
     assert bool((gradient.abs().amax(-1) > 0).all())
