@@ -24,6 +24,7 @@ RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")
 COPY README.md LICENSE ./
 COPY engine engine
 COPY server server
+COPY clients clients
 RUN pip install --constraint constraints.txt --no-deps .
 
 
