@@ -108,7 +108,11 @@ def _hand_on(command: str, argv: list[str]) -> int:
     import engine
 
     run = {"train": engine.run_training, "eval": engine.run_evaluation, "bench": engine.run_bench}[command]
-    return run(argv)
+    try:
+        return run(argv)
+    except engine.HopeError as error:
+        print(f"hope {command}: {error}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

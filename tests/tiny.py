@@ -128,7 +128,10 @@ def memory_distance(found: Memory, expected: Memory) -> float:
 def same_bits(found: Memory, expected: Memory) -> bool:
     """Whether two memories are equal bit for bit."""
     return found.keys() == expected.keys() and all(
-        found[name].dtype == value.dtype
-        and torch.equal(found[name].contiguous().view(torch.uint8), value.contiguous().view(torch.uint8))
+        found[name].dtype == value.dtype and torch.equal(_bytes(found[name]), _bytes(value))
         for name, value in expected.items()
     )
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -15,12 +15,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.evaluation.recall import Asked, RecallPlan, measure_recall
+from engine.evaluation.telling import SOURCES
 
 DESCRIPTION = """Measure what the model remembers.
 
   hope eval recall                     facts with values never seen in training, asked 1, 5 and 20 other turns later
   hope eval recall --phrases held-out  the same in wordings that training never saw
-  hope eval recall --relations held-out
+  hope eval recall --relations open      relations of words that training never saw
+  hope eval recall --relations everyday  sentences as users write them, none of them in training
   hope eval recall --off cms.fast      with a level switched off
 
 Each seed tells 50 facts in 10 sessions. Results go to --out as JSON and to the screen as a table."""
@@ -35,27 +37,24 @@ def run_evaluation(argv: Sequence[str]) -> int:
         "what", nargs="?", choices=["recall"], default="recall", help="the table to measure (default recall)"
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="default: the bundled one")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs with seeds 0 to N-1 (default 3)")
-    parser.add_argument("--sessions", type=int, default=10, metavar="N", help="sessions a run (default 10)")
-    parser.add_argument("--facts", type=int, default=5, metavar="N", help="facts a session (default 5)")
-    parser.add_argument("--phrases", choices=["training", "held-out"], default="training")
-    parser.add_argument("--relations", choices=["training", "held-out"], default="training")
+    parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs with seeds 0 to N-1 (default 3)")
+    parser.add_argument("--sessions", type=_count, default=10, metavar="N", help="sessions a run (default 10)")
+    parser.add_argument("--facts", type=_count, default=5, metavar="N", help="facts a session (default 5)")
+    parser.add_argument("--relations", choices=SOURCES, default="training", help="what the facts are about")
+    parser.add_argument("--phrases", choices=["training", "held-out"], default="training", help="their wordings")
     parser.add_argument("--off", action="append", default=[], metavar="LEVEL", help="switch a CMS level off")
     parser.add_argument(
-        "--rate", action="append", default=[], metavar="LEVEL=RATE", help="another learning rate of a level"
+        "--rate", action="append", default=[], type=_rate, metavar="LEVEL=RATE", help="another learning rate of a level"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write results there as JSON")
     parser.add_argument("--show", action="store_true", help="print every question and reply")
     given = parser.parse_args(argv)
-    rates = [(level, 0.0) for level in given.off]
-    for text in given.rate:
-        level, _, rate = text.partition("=")
-        rates.append((level, float(rate)))
+    rates = [*((level, 0.0) for level in given.off), *given.rate]
     plan = RecallPlan(
         num_sessions=given.sessions,
         facts_per_session=given.facts,
         held_out_phrases=given.phrases == "held-out",
-        held_out_relations=given.relations == "held-out",
+        relations=given.relations,
         rates=tuple(rates),
     )
     runs = [
@@ -65,12 +64,26 @@ def run_evaluation(argv: Sequence[str]) -> int:
     if given.show:
         for asked in (one for run in runs for one in run):
             mark = "+" if asked.recalled else "-"
-            print(f"{mark} {asked.gap:3d}  {asked.question}  [{asked.value}]  ->  {asked.reply}")
+            print(f"{mark} {asked.gap:3d}  {asked.told}  |  {asked.question}  ->  {asked.reply}")
     summary = summarise(plan, runs)
     print(_table(summary))
     if given.out:
         given.out.write_text(json.dumps(summary, indent=2) + "\n")
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 up")
+    return int(text)
+
+
+def _rate(text: str) -> tuple[str, float]:
+    level, _, rate = text.partition("=")
+    try:
+        return level, float(rate)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not LEVEL=RATE, as in cms.fast=0.5") from None
 
 
 def summarise(plan: RecallPlan, runs: Sequence[Sequence[Asked]]) -> dict[str, object]:
@@ -85,8 +98,8 @@ def summarise(plan: RecallPlan, runs: Sequence[Sequence[Asked]]) -> dict[str, ob
         rows.append({"turns": gap, "recall": statistics.mean(shares), "spread": spread, "runs": shares})
     return {
         "table": "recall",
-        "phrases": "held-out" if plan.held_out_phrases else "training",
-        "relations": "held-out" if plan.held_out_relations else "training",
+        "relations": plan.relations,
+        "phrases": "held-out" if plan.held_out_phrases or plan.relations == "everyday" else "training",
         "facts_a_run": plan.num_sessions * plan.facts_per_session,
         "rates": dict(plan.rates),
         "rows": rows,

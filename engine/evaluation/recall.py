@@ -1,7 +1,7 @@
 """Recall over a conversation: facts told among other talk, asked 1, 5 and 20 other turns later.
 
-Runs whole turns through a real engine and store, as a user's would. Values were never in training; relations and
-wordings are training's, or held out, as asked. Knows no tables and no plots.
+Runs whole turns through a real engine and store, as a user's would. Values were never in training; where
+relations and wordings come from, `telling.py` says. Knows no tables and no plots.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from engine.config import EngineSettings, LevelConfig, StoreSettings
 from engine.core import DEFAULT_TENANT, Turn, TurnCompleted, TurnRequest
 from engine.engine import Engine
 from engine.evaluation.silent import SilentObserver
+from engine.evaluation.telling import tellings
 from engine.model.hope import Hope
+from engine.model.learning import level_named
 from engine.model.weights import load_checkpoint
-from engine.training.data import Dialogue, Fact
 from engine.training.talk import Talk
 
 GAPS = (1, 5, 20)
@@ -33,15 +35,16 @@ class RecallPlan:
     Attributes:
         num_sessions, facts_per_session: how much is told.
         gaps: other turns between the last fact told and the questions.
-        held_out_phrases, held_out_relations: wordings or relations that training never saw.
+        relations: where the facts come from, one of `telling.SOURCES`.
+        held_out_phrases: wordings that training never saw.
         rates: learning rates of CMS levels by name, in place of the checkpoint's; 0 switches a level off.
     """
 
     num_sessions: int = 10
     facts_per_session: int = 5
     gaps: tuple[int, ...] = GAPS
+    relations: str = "training"
     held_out_phrases: bool = False
-    held_out_relations: bool = False
     rates: tuple[tuple[str, float], ...] = ()
 
 
@@ -50,20 +53,23 @@ class Asked:
     """One question and its reply."""
 
     gap: int
-    relation: str
+    told: str
     question: str
     value: str
     reply: str
 
     @property
     def recalled(self) -> bool:
-        """Whether the value appears in the reply."""
-        return self.value.lower() in self.reply.lower()
+        """Whether the value appears in the reply, as words of its own: "15" does not recall "5"."""
+        value = re.escape(self.value.lower())
+        return re.search(rf"(?<!\w){value}(?!\w)", self.reply.lower()) is not None
 
 
 def with_rates(model: Hope, rates: Sequence[tuple[str, float]]) -> Hope:
-    """The model with other learning rates of its CMS levels."""
+    """The model with other learning rates of its CMS levels; InvalidRequest where it has no such level."""
     wanted = dict(rates)
+    for name in wanted:
+        level_named(model, name)
 
     def changed(level: LevelConfig) -> LevelConfig:
         return dataclasses.replace(level, learning_rate=wanted.get(level.name, level.learning_rate))
@@ -99,16 +105,10 @@ async def measure_recall(plan: RecallPlan, seed: int, checkpoint: Path | None = 
 async def _session(engine: Engine, plan: RecallPlan, seed: str) -> list[Asked]:
     rng = random.Random(seed)
     talk = Talk(None)
-    dialogue = Dialogue(rng, talk, True, plan.held_out_phrases, plan.held_out_relations)
     session = await engine.create_session(DEFAULT_TENANT, None, {}, False)
-    facts: list[Fact] = []
-    while len(facts) < plan.facts_per_session:
-        fact = dialogue.new_fact()
-        if fact.relation.name in {other.relation.name for other in facts}:
-            continue
-        facts.append(fact)
-        wordings = fact.relation.phrases("tell", held_out=plan.held_out_phrases)
-        await ask(engine, session.id, fact.fill(rng.choice(wordings)))
+    told = tellings(rng, plan.facts_per_session, plan.relations, held_out_phrases=plan.held_out_phrases, talk=talk)
+    for fact in told:
+        await ask(engine, session.id, fact.sentence)
         await ask(engine, session.id, talk.run(rng, 1)[0][0])
     asked: list[Asked] = []
     passed = 1
@@ -116,8 +116,8 @@ async def _session(engine: Engine, plan: RecallPlan, seed: str) -> list[Asked]:
         for _ in range(gap - passed):
             await ask(engine, session.id, talk.run(rng, 1)[0][0])
         passed = max(gap, passed)
-        for fact in facts:
-            question = fact.fill(rng.choice(fact.relation.phrases("ask", held_out=plan.held_out_phrases)))
+        for fact in told:
+            question = rng.choice(fact.questions)
             turn = await ask(engine, session.id, question, learn=False)
-            asked.append(Asked(gap, fact.relation.name, question, fact.value, turn.reply))
+            asked.append(Asked(gap, fact.sentence, question, fact.value, turn.reply))
     return asked

@@ -5,6 +5,7 @@ Every figure on the card is read from the run's log, the checkpoint's header or 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from engine.config import ModelConfig
+from engine.errors import InvalidRequest
 from engine.model.hope import Hope
 from engine.model.weights import WEIGHTS_FILE, fingerprint, load_checkpoint, save_checkpoint
 from engine.training.trainer import LOG_FILE
@@ -40,6 +42,8 @@ def export(run: Path, folder: Path, recall: Sequence[Path]) -> None:
         folder: where the checkpoint goes; what it held before is replaced.
         recall: JSON results of `hope eval recall` on this run's model.
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidRequest("the curves need matplotlib: pip install 'hope-server[plots]'")
     model, tokenizer = load_checkpoint(run)
     with safe_open(run / WEIGHTS_FILE, framework="pt") as file:
         header = file.metadata()

@@ -14,9 +14,10 @@ from engine.model.hope import Hope
 from engine.model.weights import TOKENIZER_FILE
 from engine.tokenizer import Tokenizer
 from engine.training.card import export
-from engine.training.data import DialogueData, Stage, tokenizer_texts
+from engine.training.data import DialogueData, tokenizer_texts
+from engine.training.dialogue import Stage
 from engine.training.talk import Talk
-from engine.training.trainer import Trainer, TrainingPlan, compile_segments, has_run
+from engine.training.trainer import Trainer, TrainingPlan, compile_segments, has_run, start_from
 
 DESCRIPTION = """Train a Hope model to remember: memory dialogues, from short to long.
 
@@ -27,28 +28,34 @@ The run's folder holds all there is to it: weights, optimizer, log.jsonl. Stop i
   hope train --out runs/first --steps 9000          go on, further than planned
   hope train --out runs/first --export engine/checkpoint   bundle it: model, card, curves (extra `plots`)"""
 
+STAGE_FORM = "FIRST:TOKENS:ROWS:FACTS:TALK"
 DEFAULT_CURRICULUM = ("0:128:32:3:0.1", "1000:256:16:5:0.3", "3000:512:8:8:0.5", "5500:1024:6:10:0.7")
 
 
 def run_training(argv: Sequence[str]) -> int:
     """Trains or resumes a run; returns the exit status."""
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
     if given.export:
         export(given.out, given.export, given.recall)
         return 0
+    stages = tuple(given.stage or map(_stage, DEFAULT_CURRICULUM))
+    if stages[0][0] > 0:
+        parser.error(f"argument --stage: the first stage begins at step 0, not {stages[0][0]}")
     torch.set_num_threads(given.threads)
     # TF32 or bfloat16 inside float32 products where the machine has them; serving stays at full precision.
     torch.set_float32_matmul_precision("medium")
     torch.manual_seed(given.seed)
     talk = Talk(given.data)
-    tokenizer = _tokenizer(given.out, given.tokenizer, talk, given.seed)
+    tokenizer = _tokenizer(given.out, given.start, given.tokenizer, talk, given.seed)
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size, width=given.width, num_layers=given.layers, num_heads=given.heads
     )
     model = Hope(config).to(given.device)
+    if given.start and not has_run(given.out):
+        start_from(model, given.start)
     if given.compile:
         compile_segments(model)
-    stages = tuple(_stage(text) for text in given.stage or DEFAULT_CURRICULUM)
     plan = TrainingPlan(
         stages,
         given.steps,
@@ -84,9 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", type=int, default=3)
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="use this tokenizer (default: train one)")
     parser.add_argument(
+        "--start", type=Path, metavar="FOLDER", help="begin with this checkpoint's weights and tokenizer"
+    )
+    parser.add_argument(
         "--stage",
         action="append",
-        metavar="FIRST:TOKENS:ROWS:FACTS:TALK",
+        type=_stage,
+        metavar=STAGE_FORM,
         help=f"a stage of the curriculum, repeatable (default: {' '.join(DEFAULT_CURRICULUM)})",
     )
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
@@ -98,14 +109,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tokenizer(out: Path, path: Path | None, talk: Talk, seed: int) -> Tokenizer:
+def _tokenizer(out: Path, start: Path | None, path: Path | None, talk: Talk, seed: int) -> Tokenizer:
     if has_run(out):
         return Tokenizer.load(out / TOKENIZER_FILE)
+    if start is not None:
+        return Tokenizer.load(start / TOKENIZER_FILE)
     if path is not None:
         return Tokenizer.load(path)
     return Tokenizer.train(tokenizer_texts(talk, seed), ModelConfig().vocab_size)
 
 
 def _stage(text: str) -> tuple[int, Stage]:
-    first, tokens, rows, facts, talk = text.split(":")
-    return int(first), Stage(int(tokens), int(rows), int(facts), float(talk))
+    try:
+        first, tokens, rows, facts, talk = text.split(":")
+        start, stage = int(first), Stage(int(tokens), int(rows), int(facts), float(talk))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not of the form {STAGE_FORM}, as in {DEFAULT_CURRICULUM[0]}"
+        ) from None
+    if min(start, stage.num_tokens - 1, stage.num_rows - 1, stage.most_facts - 2) < 0 or not 0 <= stage.talk < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' ({STAGE_FORM}) needs at least 1 token, 1 row and 2 facts, and a talk share from 0 to below 1"
+        )
+    return start, stage

@@ -1,174 +1,25 @@
-"""Memory dialogues: told facts, other talk, corrections, questions; endless, and the same for the same seed.
+"""Batches of memory dialogues: endless, and the same for the same seed.
 
-They teach how to remember, not what: values are drawn anew for every dialogue (`values.py`), and held-out relations,
-phrases and values never occur in training. Knows text and tokens; no model.
+Held-out relations, phrases and values never occur in training. Knows text and tokens; no model.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.tokenizer import ASSISTANT, END, PAD, USER, Tokenizer
-from engine.training.relations import Relation, load_relations, load_small_talk
+from engine.tokenizer import ASSISTANT, END, USER, Tokenizer
+from engine.training.dialogue import Dialogue, Line, Stage
 from engine.training.talk import Talk
-from engine.training.values import KINDS, draw_value
 
 REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT = 1.0, 3.0, 0.25, 0.4
 
-
-@dataclass(frozen=True)
-class Stage:
-    """How the dialogues of one part of the curriculum look.
-
-    Attributes:
-        num_tokens: length of a row.
-        num_rows: rows of a batch.
-        most_facts: upper bound of facts a dialogue holds at a time.
-        talk: highest share of turns that are other talk; each dialogue draws its own below it.
-    """
-
-    num_tokens: int
-    num_rows: int
-    most_facts: int
-    talk: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """One turn of a generated dialogue; `value` is what a right answer contains (answers only)."""
-
-    message: str
-    reply: str | None
-    value: str | None = None
-    is_talk: bool = False
-
-
-@dataclass
-class Fact:
-    """Something the user has told."""
-
-    relation: Relation
-    entity: str | None
-    value: str
-
-    def fill(self, template: str) -> str:
-        """The template with this fact's value and entity in place."""
-        text = template.replace("{v}", self.value)
-        text = text if self.entity is None else text.replace("{e}", self.entity)
-        return text[:1].upper() + text[1:] if template[:1] in "{" else text
-
-
-@dataclass
-class Dialogue:
-    """Writes one dialogue, turn by turn.
-
-    `held_out` takes values from evaluation's side; `held_out_phrases` and `held_out_relations` do so for wordings
-    and relations.
-    """
-
-    rng: random.Random
-    talk: Talk
-    held_out: bool = False
-    held_out_phrases: bool = False
-    held_out_relations: bool = False
-    facts: list[Fact] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.relations = [r for r in load_relations() if r.held_out == self.held_out_relations]
-        self.phrases = load_small_talk()
-
-    def lines(self, stage: Stage) -> Iterator[Line]:
-        """Turns without end."""
-        rng = self.rng
-        talk = rng.random() * stage.talk
-        most = rng.randint(2, stage.most_facts)
-        echo = rng.choice((0.3, 0.8, 1.0))
-        while True:
-            roll = rng.random()
-            if roll < talk:
-                for message, reply in self.talk.run(rng, rng.randint(1, 3)):
-                    yield Line(message, reply, is_talk=True)
-            elif roll < talk + 0.01:
-                yield Line(self.talk.paragraph(rng), None, is_talk=True)
-            elif len(self.facts) < 1 or (len(self.facts) < most and rng.random() < 0.5):
-                yield self.tell(echo)
-            elif rng.random() < 0.08:
-                yield self.ask_unknown()
-            elif rng.random() < 0.12:
-                yield self.change(echo)
-            else:
-                yield self.ask(rng.choice(self.facts))
-            if len(self.facts) >= most and rng.random() < 0.15:
-                self.facts.pop(0)
-
-    def new_fact(self) -> Fact:
-        """A fact nobody has told yet in this dialogue."""
-        rng = self.rng
-        told = {(fact.relation.name, fact.entity) for fact in self.facts}
-        while True:
-            relation = rng.choice(self.relations)
-            entity = relation.entity and draw_value(rng, relation.entity, held_out=self.held_out)
-            if (relation.name, entity) not in told:
-                return Fact(relation, entity, self._value(relation))
-
-    def tell(self, echo: float) -> Line:
-        """A new fact, or two in one message."""
-        facts = [self.new_fact()]
-        self.facts.append(facts[0])
-        if self.rng.random() < 0.15:
-            facts.append(self.new_fact())
-            self.facts.append(facts[1])
-        told = [fact.fill(self.rng.choice(self._wordings(fact.relation, "tell"))) for fact in facts]
-        return Line(self._join(told), self._acknowledge(facts[-1], echo))
-
-    def change(self, echo: float) -> Line:
-        """A told fact's new value."""
-        fact = self.rng.choice(self.facts)
-        fact.value = self._value(fact.relation)
-        return Line(fact.fill(self.rng.choice(fact.relation.change)), self._acknowledge(fact, echo))
-
-    def ask(self, fact: Fact) -> Line:
-        """A question about a told fact, and its answer."""
-        question = fact.fill(self.rng.choice(self._wordings(fact.relation, "ask")))
-        if self.rng.random() < 0.1:
-            question = question[:1].lower() + question[1:].rstrip("?")
-        frames = self.phrases.generic_answer if self.rng.random() < 0.05 else fact.relation.answer
-        return Line(question, fact.fill(self.rng.choice(frames)), fact.value)
-
-    def ask_unknown(self) -> Line:
-        """A question about something never told."""
-        fact = self.new_fact()
-        told = {other.relation.name for other in self.facts}
-        if fact.relation.name in told and fact.entity is None:
-            return self.ask(next(f for f in self.facts if f.relation.name == fact.relation.name))
-        question = fact.fill(self.rng.choice(self._wordings(fact.relation, "ask")))
-        return Line(question, self.rng.choice(self.phrases.unknown))
-
-    def _value(self, relation: Relation) -> str:
-        # Now and then a value of another kind: what to copy is what was said, not what would be usual.
-        kind = self.rng.choice(KINDS) if self.rng.random() < 0.1 else relation.value
-        return draw_value(self.rng, kind, held_out=self.held_out)
-
-    def _wordings(self, relation: Relation, kind: str) -> tuple[str, ...]:
-        return relation.phrases(kind, held_out=self.held_out_phrases)
-
-    def _join(self, told: list[str]) -> str:
-        if len(told) == 1:
-            return told[0]
-        first, second = told[0].rstrip(".! "), told[1]
-        if self.rng.random() < 0.5:
-            return f"{first}, and {second[:1].lower() + second[1:] if second[:2] != 'I ' else second}"
-        return f"{first}. {second}"
-
-    def _acknowledge(self, fact: Fact, echo: float) -> str:
-        if self.rng.random() < echo:
-            return fact.fill(self.rng.choice([a for a in fact.relation.ack if "{v}" in a]))
-        return self.rng.choice(self.phrases.generic_ack)
+# Facts of open relations among all facts of training.
+OPEN_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -215,7 +66,7 @@ class DialogueData:
         values, phrases, relations = (
             held_out.get(name, False) for name in ("held_out", "held_out_phrases", "held_out_relations")
         )
-        return Dialogue(rng, self.talk, values, phrases, relations)
+        return Dialogue(rng, self.talk, values, phrases, relations, open_share=OPEN_SHARE, dressed=True)
 
     def _parts(self, line: Line) -> Iterator[tuple[list[int], float, bool]]:
         """(ids, weight of each as a target, whether it is an answer's value) of one turn."""
@@ -259,6 +110,3 @@ def tokenizer_texts(talk: Talk, seed: int, num_dialogues: int = 4000) -> Iterato
                 yield message
                 yield reply
     yield from rng.sample(talk.paragraphs, min(len(talk.paragraphs), 6000))
-
-
-__all__ = ["PAD", "Batch", "Dialogue", "DialogueData", "Fact", "Line", "Stage", "tokenizer_texts"]

@@ -50,7 +50,7 @@ def load_relations() -> tuple[Relation, ...]:
     found: list[Relation] = []
     folder = files("engine.training") / "facts"
     for name in sorted(entry.name for entry in folder.iterdir()):
-        if not name.endswith(".toml") or name == "small_talk.toml":
+        if not name.endswith(".toml") or name in ("small_talk.toml", "open.toml"):
             continue
         for table in tomllib.loads((folder / name).read_text("utf-8"))["relation"]:
             lists = {key: tuple(table[key]) for key in ("tell", "ask", "answer", "ack", "change")}

@@ -1,6 +1,6 @@
 """Other talk: pairs of a message and a reply that tell no fact, from public dialogues and the bundled small talk.
 
-Reads the files of a data folder where one is given (see docs/DATA.md for their licences); knows no facts.
+Reads the files of a data folder where one is given (the model card names their licences); knows no facts.
 """
 
 from __future__ import annotations

@@ -13,18 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from engine.model.hope import Hope, HopeBlock
-from engine.model.weights import WEIGHTS_FILE, load_checkpoint, save_checkpoint
+from engine.model.weights import load_checkpoint, save_checkpoint
 from engine.tokenizer import Tokenizer
-from engine.training.data import Batch, DialogueData, Stage
+from engine.training.data import Batch, DialogueData
+from engine.training.dialogue import Stage
 
-OPTIMIZER_FILE = "optimizer.safetensors"
-PROGRESS_FILE = "progress.json"
+STATE_FILE = "state.safetensors"
 LOG_FILE = "log.jsonl"
 PROBE_SEED = 999_983
 
@@ -80,7 +81,7 @@ class Trainer:
         self.step = 0
         self.tokens_seen = 0
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / PROGRESS_FILE).exists():
+        if has_run(folder):
             self._resume()
 
     def run(self, *, save_every: int, probe_every: int, show_progress: bool = True) -> None:
@@ -163,24 +164,45 @@ class Trainer:
             "plan": json.dumps(asdict(self.plan)),
         }
         save_checkpoint(self.folder, self.model, self.tokenizer, notes)
-        moments: dict[str, Tensor] = {}
+        state = {f"weight|{name}": value.detach().cpu() for name, value in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}|{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        save_file(moments, self.folder / OPTIMIZER_FILE)
-        progress = {"step": self.step, "tokens_seen": self.tokens_seen}
-        (self.folder / PROGRESS_FILE).write_text(json.dumps(progress))
+                state[f"{key}|{name}"] = torch.as_tensor(value).detach().cpu()
+        # One file, put in place at once: a run killed while it saves goes on from the save before.
+        partial = self.folder / (STATE_FILE + ".partial")
+        progress = {"step": str(self.step), "tokens_seen": str(self.tokens_seen)}
+        save_file({name: value.contiguous() for name, value in state.items()}, partial, metadata=progress)
+        partial.replace(self.folder / STATE_FILE)
 
     def _resume(self) -> None:
-        progress = json.loads((self.folder / PROGRESS_FILE).read_text())
-        self.step, self.tokens_seen = progress["step"], progress["tokens_seen"]
-        saved, _ = load_checkpoint(self.folder)
-        self.model.load_state_dict(saved.state_dict())
-        parameters = dict(self.model.named_parameters())
-        for key, value in load_file(self.folder / OPTIMIZER_FILE).items():
-            name, _, field = key.rpartition("|")
-            kept = value if field == "step" else value.to(self.device)
-            self.optimizer.state[parameters[name]][field] = kept
+        with safe_open(self.folder / STATE_FILE, framework="pt") as file:
+            progress = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.step, self.tokens_seen = int(progress["step"]), int(progress["tokens_seen"])
+        self._cut_log()
+        weights, parameters = {}, dict(self.model.named_parameters())
+        for key, value in state.items():
+            field, _, name = key.partition("|")
+            if field == "weight":
+                weights[name] = value
+            else:
+                self.optimizer.state[parameters[name]][field] = value if field == "step" else value.to(self.device)
+        self.model.load_state_dict(weights)
+
+    def _cut_log(self) -> None:
+        """Takes back what was logged after the last save: those steps are made again."""
+        log = self.folder / LOG_FILE
+        # A line that has no end was being written when the run was killed.
+        lines = (
+            [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+        )
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
+
+def start_from(model: Hope, folder: Path) -> None:
+    """Gives the model another checkpoint's weights to begin with; shapes and tokenizer must be the same."""
+    other, _ = load_checkpoint(folder)
+    model.load_state_dict(other.state_dict())
 
 
 def compile_segments(model: Hope) -> None:
@@ -192,7 +214,7 @@ def compile_segments(model: Hope) -> None:
 
 def has_run(folder: Path) -> bool:
     """Whether a folder holds a run that can be resumed."""
-    return (folder / PROGRESS_FILE).exists() and (folder / WEIGHTS_FILE).exists()
+    return (folder / STATE_FILE).exists()
 
 
 def _groups(model: Hope, weight_decay: float) -> list[dict[str, object]]:

@@ -1,0 +1,210 @@
+"""One memory dialogue, turn by turn: told facts, other talk, corrections, questions.
+
+It teaches how to remember, not what: values are drawn anew for every dialogue (`values.py`), relations come from
+`relations.py` and, without end, from `open_relations.py`. Knows text; no tokens and no model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from engine.training.open_relations import OpenRelations, load_open_words
+from engine.training.relations import Relation, load_relations, load_small_talk
+from engine.training.talk import Talk
+from engine.training.values import KINDS, draw_value
+
+# Of a dressed dialogue: sentences with something around them, without capitals, with a sentence of other talk.
+WRAP_SHARE, LOWER_SHARE, ASIDE_SHARE = 0.3, 0.1, 0.06
+ASIDE_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How the dialogues of one part of the curriculum look.
+
+    Attributes:
+        num_tokens: length of a row.
+        num_rows: rows of a batch.
+        most_facts: upper bound of facts a dialogue holds at a time.
+        talk: highest share of turns that are other talk; each dialogue draws its own below it.
+    """
+
+    num_tokens: int
+    num_rows: int
+    most_facts: int
+    talk: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One turn of a generated dialogue; `value` is what a right answer contains (answers only)."""
+
+    message: str
+    reply: str | None
+    value: str | None = None
+    is_talk: bool = False
+
+
+@dataclass
+class Fact:
+    """Something the user has told."""
+
+    relation: Relation
+    entity: str | None
+    value: str
+
+    def fill(self, template: str) -> str:
+        """The template with this fact's value and entity in place; a value stays as it was told."""
+        text = template.replace("{v}", self.value)
+        text = text if self.entity is None else text.replace("{e}", self.entity)
+        return text[:1].upper() + text[1:] if template.startswith("{e}") else text
+
+
+@dataclass
+class Dialogue:
+    """Writes one dialogue, turn by turn.
+
+    `held_out` takes values from evaluation's side; `held_out_phrases` and `held_out_relations` do so for wordings
+    and relations. `open_share` of the facts are of open relations; `dressed` varies what is around the sentences.
+    """
+
+    rng: random.Random
+    talk: Talk
+    held_out: bool = False
+    held_out_phrases: bool = False
+    held_out_relations: bool = False
+    open_share: float = 0.0
+    dressed: bool = False
+    facts: list[Fact] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.relations = [r for r in load_relations() if r.held_out == self.held_out_relations]
+        self.open_relations = OpenRelations(self.rng, held_out=self.held_out_relations)
+        self.phrases, self.wraps = load_small_talk(), load_open_words().wraps
+
+    def lines(self, stage: Stage) -> Iterator[Line]:
+        """Turns without end."""
+        rng = self.rng
+        talk = rng.random() * stage.talk
+        most = rng.randint(2, stage.most_facts)
+        echo = rng.choice((0.3, 0.8, 1.0))
+        while True:
+            roll = rng.random()
+            if roll < talk:
+                for message, reply in self.talk.run(rng, rng.randint(1, 3)):
+                    yield Line(message, reply, is_talk=True)
+            elif roll < talk + 0.01:
+                yield Line(self.talk.paragraph(rng), None, is_talk=True)
+            elif len(self.facts) < 1 or (len(self.facts) < most and rng.random() < 0.5):
+                yield self.tell(echo)
+            elif rng.random() < 0.05:
+                yield self.ask_unknown()
+            elif rng.random() < 0.12:
+                yield self.change(echo)
+            else:
+                yield self.ask(rng.choice(self.facts))
+            if len(self.facts) >= most and rng.random() < 0.15:
+                self.facts.pop(0)
+
+    def new_fact(self) -> Fact:
+        """A fact nobody has told yet in this dialogue."""
+        rng = self.rng
+        told = {(fact.relation.name, fact.entity) for fact in self.facts}
+        while True:
+            relation = self.open_relations.draw() if rng.random() < self.open_share else rng.choice(self.relations)
+            entity = relation.entity and draw_value(rng, relation.entity, held_out=self.held_out)
+            if (relation.name, entity) not in told:
+                return Fact(relation, entity, self._value(relation))
+
+    def tell(self, echo: float) -> Line:
+        """A new fact, or two in one message."""
+        facts = [self.new_fact()]
+        self.facts.append(facts[0])
+        if self.rng.random() < 0.15:
+            facts.append(self.new_fact())
+            self.facts.append(facts[1])
+        told = [fact.fill(self.rng.choice(self._wordings(fact.relation, "tell"))) for fact in facts]
+        return Line(self._dress(self._join(told, facts), "tell", facts), self._acknowledge(facts[-1], echo))
+
+    def change(self, echo: float) -> Line:
+        """A told fact's new value."""
+        fact = self.rng.choice(self.facts)
+        fact.value = self._value(fact.relation)
+        said = fact.fill(self.rng.choice(fact.relation.change))
+        return Line(self._dress(said, "change", [fact]), self._acknowledge(fact, echo))
+
+    def ask(self, fact: Fact) -> Line:
+        """A question about a told fact, and its answer."""
+        question = self._question(fact)
+        frames = self.phrases.generic_answer if self.rng.random() < 0.05 else fact.relation.answer
+        return Line(question, fact.fill(self.rng.choice(frames)), fact.value)
+
+    def ask_unknown(self) -> Line:
+        """A question about something never told."""
+        fact = self.new_fact()
+        told = {other.relation.name for other in self.facts}
+        if fact.relation.name in told and fact.entity is None:
+            return self.ask(next(f for f in self.facts if f.relation.name == fact.relation.name))
+        return Line(self._question(fact), self.rng.choice(self.phrases.unknown))
+
+    def _value(self, relation: Relation) -> str:
+        # Now and then a value of another kind: what to copy is what was said, not what would be usual.
+        kind = self.rng.choice(KINDS) if self.rng.random() < 0.1 else relation.value
+        return draw_value(self.rng, kind, held_out=self.held_out)
+
+    def _question(self, fact: Fact) -> str:
+        question = fact.fill(self.rng.choice(self._wordings(fact.relation, "ask")))
+        if self.rng.random() < 0.1:
+            question = question[:1].lower() + question[1:].rstrip("?")
+        return self._dress(question, "ask", [])
+
+    def _dress(self, text: str, kind: str, facts: list[Fact]) -> str:
+        """Puts something before or behind a sentence, or takes its capitals away; values stay as they are."""
+        rng = self.rng
+        if not self.dressed:
+            return text
+        if rng.random() < LOWER_SHARE:
+            text = _lower_but(text, [fact.value for fact in facts])
+        before, after = ("before_ask", "after_ask") if kind == "ask" else ("before_tell", "after_tell")
+        if kind != "change" and rng.random() < WRAP_SHARE:
+            wrap = rng.choice(self.wraps[before])
+            keeps = wrap.rstrip()[-1] in ".!?" or _keeps_capital(text, facts)
+            text = wrap + (text if keeps else text[:1].lower() + text[1:])
+        if rng.random() < WRAP_SHARE / 2:
+            text += rng.choice(self.wraps[after])
+        if kind != "ask" and rng.random() < ASIDE_SHARE:
+            aside = self.talk.run(rng, 1)[0][0]
+            if len(aside) <= ASIDE_CHARACTERS and not aside.endswith("?"):
+                text = f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"
+        return text
+
+    def _wordings(self, relation: Relation, kind: str) -> tuple[str, ...]:
+        return relation.phrases(kind, held_out=self.held_out_phrases)
+
+    def _join(self, told: list[str], facts: list[Fact]) -> str:
+        if len(told) == 1:
+            return told[0]
+        first, second = told[0].rstrip(".! "), told[1]
+        if self.rng.random() < 0.5:
+            return f"{first}, and {second if _keeps_capital(second, facts) else second[:1].lower() + second[1:]}"
+        return f"{first}. {second}"
+
+    def _acknowledge(self, fact: Fact, echo: float) -> str:
+        if self.rng.random() < echo:
+            return fact.fill(self.rng.choice([a for a in fact.relation.ack if "{v}" in a]))
+        return self.rng.choice(self.phrases.generic_ack)
+
+
+def _keeps_capital(text: str, facts: list[Fact]) -> bool:
+    """Whether a sentence begins with "I" or with a value, also where it does not begin a message."""
+    return text[:2] in ("I ", "I'") or any(text.startswith(fact.value) for fact in facts)
+
+
+def _lower_but(text: str, kept: list[str]) -> str:
+    """`text` in small letters, the `kept` pieces as they are."""
+    lowered = text.lower()
+    for piece in kept:
+        lowered = lowered.replace(piece.lower(), piece)
+    return lowered

@@ -1,0 +1,159 @@
+"""`hope train` from its flags to its folder: run, go on, begin with another's weights, and say what is wrong."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from torch import Tensor
+
+from engine.model.hope import Hope
+from engine.model.weights import TOKENIZER_FILE, WEIGHTS_FILE, load_checkpoint
+from engine.training import command
+from engine.training.command import DEFAULT_CURRICULUM, run_training
+from tests.engine.training.samples import dialogue_tokenizer, log_of
+from tests.tiny import same_bits
+
+SHAPE = ("--width", "32", "--layers", "1", "--heads", "2", "--threads", "1")
+SMALL = (
+    *SHAPE,
+    "--no-compile",
+    "--stage",
+    "0:40:2:2:0.3",
+    "--cooldown",
+    "1",
+    "--save-every",
+    "1",
+    "--probe-every",
+    "2",
+)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_checkpoint(folder)[0].state_dict()
+
+
+def header(folder: Path) -> dict[str, str]:
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def said(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int | str | None, str, str]:
+    """How the command ended, and what it said on both streams."""
+    with pytest.raises(SystemExit) as ended:
+        run_training(flags)
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer's file."""
+    path = tmp_path_factory.mktemp("tokenizer") / TOKENIZER_FILE
+    dialogue_tokenizer().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps without a data folder and without a tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run_training(["--out", str(folder), "--steps", "2", *SMALL]) == 0
+    return folder
+
+
+def test_a_run_without_data_ends_with_a_model(trained: Path) -> None:
+    model, tokenizer = load_checkpoint(trained)
+    assert (model.config.width, model.config.num_layers, model.config.num_heads) == (32, 1, 2)
+    assert len(tokenizer.encode("What is the name of my dog?")) < 12, "a tokenizer that was trained on dialogues"
+    log = log_of(trained)
+    assert [row["step"] for row in log] == [1, 2]
+    assert log[-1]["tokens"] == 2 * 2 * 40
+    assert "recall" in log[-1]
+    notes = header(trained)
+    assert (notes["steps"], notes["tokens_seen"]) == ("2", "160")
+    assert shlex.split(notes["command"]) == ["hope", "train", "--out", str(trained), "--steps", "2", *SMALL]
+
+
+def test_a_run_goes_on_where_it_was(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*SMALL, "--tokenizer", str(tokenizer), "--out", str(tmp_path / "run")]
+    assert run_training([*flags, "--steps", "1"]) == 0
+    first = weights(tmp_path / "run")
+    tokenizer_before = (tmp_path / "run" / TOKENIZER_FILE).read_bytes()
+    assert run_training([*SMALL, "--out", str(tmp_path / "run"), "--steps", "3"]) == 0
+    assert [row["step"] for row in log_of(tmp_path / "run")] == [1, 2, 3]
+    assert not same_bits(weights(tmp_path / "run"), first)
+    assert (tmp_path / "run" / TOKENIZER_FILE).read_bytes() == tokenizer_before
+    assert f"3 steps, {3 * 2 * 40} tokens; the model lies in {tmp_path / 'run'}" in capsys.readouterr().out
+
+
+def test_the_same_flags_train_the_same_model(tokenizer: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", "5"), ("same", "5"), ("other", "6")):
+        flags = [*SMALL, "--tokenizer", str(tokenizer), "--steps", "1", "--seed", seed]
+        assert run_training([*flags, "--out", str(tmp_path / name)]) == 0
+    assert same_bits(weights(tmp_path / "one"), weights(tmp_path / "same"))
+    assert not same_bits(weights(tmp_path / "one"), weights(tmp_path / "other"))
+
+
+def test_a_run_begins_with_another_checkpoints_weights_once(tokenizer: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run_training([*SMALL, "--tokenizer", str(tokenizer), "--out", str(first), "--steps", "1"]) == 0
+    start = [*SMALL, "--out", str(second), "--start", str(first), "--seed", "8"]
+    assert run_training([*start, "--steps", "1", "--learning-rate", "0"]) == 0
+    assert same_bits(weights(second), weights(first))
+    assert (second / TOKENIZER_FILE).read_bytes() == tokenizer.read_bytes()
+    assert [row["step"] for row in log_of(second)] == [1], "its own steps, from the first"
+    assert run_training([*start, "--steps", "2", "--cooldown", "0"]) == 0
+    moved = weights(second)
+    assert not same_bits(moved, weights(first))
+    assert run_training([*start, "--steps", "3", "--learning-rate", "0"]) == 0
+    assert same_bits(weights(second), moved), "a run that has begun goes on with its own weights"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [((), 1), (("--compile",), 1), (("--no-compile",), 0)])
+def test_it_compiles_unless_told_not_to(
+    flags: tuple[str, ...], expected: int, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Hope] = []
+    monkeypatch.setattr(command, "compile_segments", compiled.append)
+    given = [flag for flag in SMALL if flag != "--no-compile"]
+    where = ["--tokenizer", str(tokenizer), "--out", str(tmp_path / "run"), "--steps", "1"]
+    assert run_training([*given, *where, *flags]) == 0
+    assert len(compiled) == expected
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(capsys, "--help")
+    assert status == 0
+    assert " ".join(DEFAULT_CURRICULUM) in " ".join(out.split())
+    examples = [line.strip() for line in out.splitlines() if line.startswith("  hope train ")]
+    assert len(examples) >= 3
+    options = set(re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE))
+    assert {flag for example in examples for flag in re.findall(r"--[a-z-]+", example)} <= options
+
+
+@pytest.mark.parametrize(
+    "stage", ["nonsense", "0:40:2", "0:40:2:2:0.3:7", "0:x:2:2:0.3", "0:0:2:2:0.3", "0:40:2:1:0.3", "0:40:2:2:1.5"]
+)
+def test_a_stage_that_cannot_be_is_said_before_anything_is_done(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = said(
+        capsys, *SHAPE, "--no-compile", "--steps", "1", "--out", str(tmp_path / "run"), "--stage", stage
+    )
+    assert status == 2
+    last = err.splitlines()[-1]
+    assert "--stage" in last
+    assert stage in last
+    assert "FIRST:TOKENS:ROWS:FACTS:TALK" in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_curriculum_begins_at_step_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, *SHAPE, "--no-compile", "--out", str(tmp_path / "run"), "--stage", "5:40:2:2:0.3")
+    assert status == 2
+    assert "--stage" in err.splitlines()[-1]
+    assert "0" in err.splitlines()[-1]
