@@ -161,9 +161,13 @@ class TurnToken:
 
 @dataclass(frozen=True)
 class TurnCompleted:
-    """Last event of a turn: it is durable (or, with `learn: false`, done and traceless)."""
+    """Last event of a turn: it is durable (or, with `learn: false`, done and traceless).
+
+    `replayed`: it was stored by an earlier request with the same idempotency key.
+    """
 
     turn: Turn
+    replayed: bool = False
 
 
 TurnEvent = TurnCreated | TurnToken | TurnCompleted

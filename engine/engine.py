@@ -29,6 +29,7 @@ from engine.core import (
 from engine.errors import (
     DeadlineExceeded,
     Draining,
+    HopeError,
     InvalidRequest,
     Overloaded,
     StoreUnavailable,
@@ -137,7 +138,11 @@ class Engine:
             HopeError: see `engine.errors`; nothing was learned, except where `CommitUnknown` says it may have been.
         """
         arrived = time.monotonic()
-        self._admit(request)
+        try:
+            self._admit(request)
+        except HopeError:
+            self.observer.turn_finished("refused", None, 0.0, time.monotonic() - arrived)
+            raise
         self._open_turns += 1
         self._idle.clear()
         outcome, finished = "failed", None
@@ -145,10 +150,10 @@ class Engine:
             async with contextlib.aclosing(self._turns.run(tenant, session_id, request, arrived)) as events:
                 async for event in events:
                     if isinstance(event, TurnCompleted):
-                        outcome, finished = "completed", event.turn
+                        outcome, finished = "replayed" if event.replayed else "completed", event.turn
                     yield event
         except (GeneratorExit, asyncio.CancelledError, TurnCancelled):
-            outcome = "completed" if finished else "cancelled"
+            outcome = outcome if finished else "cancelled"
             raise
         except DeadlineExceeded:
             outcome = "deadline"
@@ -157,7 +162,7 @@ class Engine:
             self._open_turns -= 1
             if not self._open_turns:
                 self._idle.set()
-            queue_s = finished.timing.queue_ms / 1000 if finished else 0.0
+            queue_s = finished.timing.queue_ms / 1000 if finished and outcome == "completed" else 0.0
             self.observer.turn_finished(outcome, finished, queue_s, time.monotonic() - arrived)
 
     async def create_session(

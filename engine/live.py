@@ -174,6 +174,12 @@ class LiveTurn:
         if text:
             self.emit(Spoken(text))
 
+    def due(self, learn_every_tokens: int) -> int:
+        """Pending tokens up to the next lesson, whose place must not depend on who shares the batch (law 2)."""
+        if not (self.request.learn and self.reading):
+            return len(self.pending)
+        return max(1, min(len(self.pending), learn_every_tokens - (self.read - self.lesson_start)))
+
     def lesson_tokens(self, most: int, *, final: bool) -> Sequence[int]:
         """Read tokens that are due to be learned: `most` at a time inside a long message, the rest at its end."""
         ready = self.read - self.lesson_start

@@ -58,8 +58,11 @@ class EngineLoop:
     def submit(self, turn: LiveTurn) -> None:
         """Hands a turn over; its signals come through `turn.emit`."""
         with self._wake:
-            self._waiting.append(turn)
-            self._wake.notify()
+            if not self._stopping:
+                self._waiting.append(turn)
+                self._wake.notify()
+                return
+        turn.emit(Failed(_stopped()))
 
     @property
     def alive(self) -> bool:
@@ -79,19 +82,25 @@ class EngineLoop:
             with self._wake:
                 if not self._waiting and not self._running:
                     self._wake.wait(IDLE_WAIT_S)
-            self._admit()
-            if self._running:
-                self._step()
+            try:
+                self._admit()
+                if self._running:
+                    self._step()
+            except Exception as error:
+                # A failed pass leaves the batch's state unknown: every turn in it fails, none of them has committed.
+                logger.exception("a step of the engine failed")
+                self._fail_all(error)
         for turn in [*self._running.values(), *self._waiting]:
-            turn.emit(Failed(TurnCancelled("the engine stopped before the turn was through; nothing was learned")))
+            turn.emit(Failed(_stopped()))
 
     def _admit(self) -> None:
         with self._wake:
             count = admit(len(self._waiting), len(self._running), max_rows=self.settings.max_batch_rows)
             entering = [self._waiting.popleft() for _ in range(count)]
+        # All of them are running before the first one enters: where that fails, every one is told.
+        self._running |= {turn.row: turn for turn in entering}
         for turn in entering:
             turn.started = time.monotonic()
-            self._running[turn.row] = turn
             self._runner.enter(turn.row, turn.memory)
         self.observer.queue(*self.load)
 
@@ -109,26 +118,27 @@ class EngineLoop:
                 self._learn_inside(turn)
                 if turn.done:
                     self._finish(turn)
-        except (RuntimeError, HopeError) as error:
-            # A failed pass leaves the batch's state unknown: every turn in it fails, none of them has committed.
-            logger.exception("a step of the engine failed")
-            self._fail_all(error)
-        self.observer.batch(len(shares), time.monotonic() - begun)
+        finally:
+            self.observer.batch(len(shares), time.monotonic() - begun)
 
     def _drop_ended(self) -> None:
+        """Cancelled turns and those past their deadline, whether they run or still wait for a row."""
         now = time.monotonic()
-        for turn in list(self._running.values()):
-            if turn.cancelled:
-                self._drop(turn, TurnCancelled("the turn was cancelled; nothing was learned"))
-            elif now > turn.deadline:
-                self._drop(
-                    turn,
-                    DeadlineExceeded("the turn's deadline passed; nothing was learned: allow more timeout_s"),
-                )
+        for turn in [turn for turn in self._running.values() if turn.cancelled or now > turn.deadline]:
+            self._runner.leave(turn.row)
+            del self._running[turn.row]
+            turn.emit(Failed(_ended(turn)))
+        with self._wake:
+            waiting, self._waiting = self._waiting, deque()
+            for turn in waiting:
+                if turn.cancelled or now > turn.deadline:
+                    turn.emit(Failed(_ended(turn)))
+                else:
+                    self._waiting.append(turn)
 
     def _schedule(self) -> list[Share]:
         demands = [
-            Demand(row, len(turn.pending), int(turn.memory[POSITION]) + turn.taken)
+            Demand(row, turn.due(self.settings.learn_every_tokens), int(turn.memory[POSITION]) + turn.taken)
             for row, turn in self._running.items()
         ]
         return schedule(demands, chunk=self.model.config.chunk_memory, token_budget=MIXED_TOKEN_BUDGET)
@@ -173,19 +183,21 @@ class EngineLoop:
 
     def _finish(self, turn: LiveTurn) -> None:
         memory: Memory | None = self._runner.leave(turn.row)
-        del self._running[turn.row]
         tensors: dict[str, Tensor] | None = None
         if turn.request.learn:
             self._report_titans(turn, memory or {})
             memory = self._learn(turn, memory or {}, list(turn.lesson_tokens(0, final=True)))
             tensors = pack_row(memory, self.model.config.chunk_projections)
             if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+                del self._running[turn.row]
                 self.observer.memory_update(TITANS, "rejected", 0.0)
                 turn.emit(Failed(Internal("the turn's memory was not finite and was dropped; nothing was learned")))
                 return
             memory = unpack_row(tensors, self.model)
         else:
             memory = None
+        # Not before: a turn whose lesson fails is told like every other of its step.
+        del self._running[turn.row]
         turn.emit(
             Finished(
                 turn.speech.text,
@@ -210,14 +222,19 @@ class EngineLoop:
             for _ in range(filled):
                 self.observer.memory_update(TITANS, "applied" if moved > 0 else "skipped", moved / filled)
 
-    def _drop(self, turn: LiveTurn, error: HopeError) -> None:
-        self._runner.leave(turn.row)
-        del self._running[turn.row]
-        turn.emit(Failed(error))
-
     def _fail_all(self, cause: Exception) -> None:
         failed, self._running, self._runner = self._running, {}, Runner(self.model)
         for turn in failed.values():
             error = Internal("the model failed on this turn; nothing was learned")
             error.__cause__ = cause
             turn.emit(Failed(error))
+
+
+def _stopped() -> HopeError:
+    return TurnCancelled("the engine stopped before the turn was through; nothing was learned")
+
+
+def _ended(turn: LiveTurn) -> HopeError:
+    if turn.cancelled:
+        return TurnCancelled("the turn was cancelled; nothing was learned")
+    return DeadlineExceeded("the turn's deadline passed; nothing was learned: allow more timeout_s")

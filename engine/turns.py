@@ -12,8 +12,9 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
 from engine.core import (
@@ -41,6 +42,8 @@ from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
 from engine.turnstile import Turnstile
 from engine.views import make_turn, milliseconds
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Turns:
         self._residency: Residency[Memory] = Residency(settings.resident_bytes)
         self._turnstile = Turnstile()
         self._rows = 0
-        self._commits: set[asyncio.Task[Session]] = set()
+        self._commits: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
         """Stops the engine's thread and sees begun commits through."""
@@ -143,9 +146,12 @@ class Turns:
                 yield _Ground(session, memory, lease)
         finally:
             if lease is not None:
-                # A lease that cannot be given back runs out by itself; the turn's own outcome is what counts.
-                with contextlib.suppress(StoreUnavailable):
-                    await asyncio.shield(self.store.release(lease))
+                await self._see_through(self._give_back(lease))
+
+    async def _give_back(self, lease: Lease) -> None:
+        # A lease that cannot be given back runs out by itself; the turn's own outcome is what counts.
+        with contextlib.suppress(StoreUnavailable):
+            await self.store.release(lease)
 
     async def bring_up(self, tenant: str, session: Session) -> tuple[Session, Memory]:
         """The head's memory, from this replica's cache or the store, and the session at that version.
@@ -206,8 +212,8 @@ class Turns:
         arrived: float,
     ) -> Turn:
         """Commits what was learned and makes the Turn."""
-        session, begun = ground.session, time.monotonic()
-        turn = make_turn(self.model, session, ground.memory, request, finished, turn_id)
+        begun = time.monotonic()
+        turn = make_turn(self.model, ground.session, ground.memory, request, finished, turn_id)
         self.observer.tokens("prompt", finished.prompt_tokens)
         self.observer.tokens("generation", finished.completion_tokens)
         if finished.tensors is None or finished.memory is None or ground.lease is None:
@@ -222,40 +228,47 @@ class Turns:
             request_digest=digest,
             commit_id=turn_id,
         )
-        # Once begun, a commit is seen through: its caller may go away, the store must not be left guessing.
-        task = asyncio.create_task(self._commit(tenant, ground, commit, finished.memory))
-        self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # Too late to cancel: the turn ends as the store says it did, and the lease is given back after that.
-            await asyncio.wait({task})
-            task.result()
-            current = asyncio.current_task()
-            if current is not None:
-                current.uncancel()
-        spent = time.monotonic() - begun
-        self.observer.stored("commit", "ok", spent, len(blob))
+        committed = await self._see_through(self._commit(tenant, ground, commit, finished.memory, begun))
         timing = Timing(
             turn.timing.queue_ms,
             turn.timing.first_token_ms,
-            milliseconds(time.monotonic() - arrived),
-            milliseconds(spent),
+            milliseconds(committed - arrived),
+            milliseconds(committed - begun),
         )
-        await self._hand_to_worker(tenant, session.id, turn.index + 1)
         return replace(turn, timing=timing)
 
-    async def _commit(self, tenant: str, ground: _Ground, commit: Commit, memory: Memory) -> Session:
+    async def _see_through(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Once begun, a commit and what follows it are seen through: the store must not be left guessing.
+
+        It is then too late to cancel: the turn ends as the store says it did.
+        """
+        task = asyncio.create_task(work)
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if current is not None:
+                    current.uncancel()
+        return task.result()
+
+    async def _commit(self, tenant: str, ground: _Ground, commit: Commit, memory: Memory, begun: float) -> float:
+        """Returns the monotonic time at which the store had it."""
         assert ground.lease is not None
+        assert commit.turn is not None
         try:
             session = await self.store.commit(ground.lease, ground.session.version, commit)
         except HopeError:
             self._residency.drop(tenant, ground.session.id)
             self.observer.stored("commit", "refused", 0.0, 0)
             raise
+        committed = time.monotonic()
         self._keep(tenant, session, memory)
-        return session
+        self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
+        await self._hand_to_worker(tenant, session.id, commit.turn.index + 1)
+        return committed
 
     async def _hand_to_worker(self, tenant: str, session_id: str, num_turns: int) -> None:
         """Every so many turns at once, else when the session has gone quiet."""
@@ -283,4 +296,4 @@ def _replay(turn: Turn | None) -> list[TurnEvent]:
     if turn is None:
         return []
     spoken: list[TurnEvent] = [TurnToken(turn.id, 0, turn.reply)] if turn.reply else []
-    return [TurnCreated(turn.id), *spoken, TurnCompleted(turn)]
+    return [TurnCreated(turn.id), *spoken, TurnCompleted(turn, replayed=True)]

@@ -24,7 +24,6 @@ from engine.model.portable import describe, level_of, pack_row
 from engine.sessions.records import now_iso
 from engine.sessions.store import SessionStore
 
-PAGE = 100
 MOST_TURNS = 1000
 
 
@@ -38,7 +37,9 @@ def clock_of(model: Hope, level: str) -> str:
 async def memory_view(store: SessionStore, tenant: str, session: Session, memory: Memory, model: Hope) -> MemoryView:
     """The view of one session; the surprise of its last thousand turns."""
     sizes: dict[str, int] = {}
-    for name, tensor in pack_row(memory, model.config.chunk_projections).items():
+    # Version 0 has nothing in the store, not even where an initial memory is other than zero.
+    packed = pack_row(memory, model.config.chunk_projections) if session.version else {}
+    for name, tensor in packed.items():
         sizes[level_of(name)] = sizes.get(level_of(name), 0) + tensor.numel() * tensor.element_size()
     levels = tuple(
         LevelView(
@@ -53,20 +54,9 @@ async def memory_view(store: SessionStore, tenant: str, session: Session, memory
         )
         for level in describe(memory, model)
     )
-    points = await _surprise(store, tenant, session.id)
+    turns = await store.turns_at(tenant, session.id, max(0, session.num_turns - MOST_TURNS), MOST_TURNS)
+    points = tuple(SurprisePoint(turn.index, turn.memory.surprise) for turn in turns)
     return MemoryView(session.version, session.generation, levels, points)
-
-
-async def _surprise(store: SessionStore, tenant: str, session_id: str) -> tuple[SurprisePoint, ...]:
-    points: list[SurprisePoint] = []
-    after: str | None = None
-    while len(points) < MOST_TURNS:
-        turns, more = await store.turns(tenant, session_id, PAGE, after)
-        points += [SurprisePoint(turn.index, turn.memory.surprise) for turn in turns]
-        if not more:
-            break
-        after = turns[-1].id
-    return tuple(points)
 
 
 def make_turn(

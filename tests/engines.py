@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from redis.asyncio import Redis
 from torch import Tensor
 
 from engine.config import EngineSettings, StoreSettings
 from engine.core import Turn, TurnCompleted, TurnRequest
 from engine.engine import Engine
-from engine.model.hope import Hope
+from engine.model.hope import Hope, Memory
 from engine.model.weights import fingerprint, load_checkpoint
 from engine.sessions.snapshot import unpack
 from engine.tokenizer import Tokenizer
@@ -110,6 +112,15 @@ async def stored_memory(engine: Engine, session_id: str, tenant: str = TENANT) -
     """What the store holds as the session's memory."""
     _, blob = await engine.store.load_memory(tenant, session_id)
     return unpack(blob, fingerprint=fingerprint(engine.model)) if blob else {}
+
+
+def bits(memory: Memory) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """A memory as something to compare bit for bit: each tensor's type, shape and a digest of its bytes."""
+    found = {}
+    for name, value in memory.items():
+        data = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        found[name] = (str(value.dtype), tuple(value.shape), hashlib.sha256(data).hexdigest()[:16])
+    return found
 
 
 async def everything(redis_url: str) -> dict[bytes, object]:

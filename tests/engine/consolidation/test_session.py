@@ -129,7 +129,7 @@ async def test_what_was_learned_from_a_medium_level_that_is_no_more_is_not_commi
 
 async def test_no_lease_is_held_while_it_learns(setting: Setting) -> None:
     observer = Recorder()
-    task = asyncio.create_task(setting.consolidate(observer, ReplayPolicy(num_steps=200)))
+    task = asyncio.create_task(setting.consolidate(observer, ReplayPolicy(num_steps=60)))
     await until(lambda: observer.transfers)
     turn = await setting.tell("I am still here.")
     assert turn.index == NUM
