@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 HEALTH_TTL_S = 1.0
 BUSY_RETRY_S = 1.0
+GOODBYE_TIMEOUT_S = 5.0
 
 
 class Engine:
@@ -124,6 +125,10 @@ class Engine:
             async with asyncio.timeout(self.settings.drain_timeout_s):
                 await self._idle.wait()
         await self._turns.close()
+        # Turns that were cut short give their leases back before the store goes.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                await self._idle.wait()
         await self.store.close()
         if self._embedded:
             await self._embedded.stop()

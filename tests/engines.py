@@ -102,9 +102,10 @@ async def opened(
 async def say(engine: Engine, session_id: str, message: str, tenant: str = TENANT, **request: Any) -> Turn:
     """One turn, by default at temperature 0 and 6 tokens long."""
     asked = TurnRequest(message, **{"temperature": 0.0, "max_tokens": 6, **request})
-    async for event in engine.turn(tenant, session_id, asked):
-        if isinstance(event, TurnCompleted):
-            return event.turn
+    async with contextlib.aclosing(engine.turn(tenant, session_id, asked)) as events:
+        async for event in events:
+            if isinstance(event, TurnCompleted):
+                return event.turn
     raise AssertionError("a turn ends with an error or with turn.completed")
 
 

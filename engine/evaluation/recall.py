@@ -7,6 +7,7 @@ relations and wordings come from, `telling.py` says. Knows no tables and no plot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import re
@@ -81,9 +82,10 @@ def with_rates(model: Hope, rates: Sequence[tuple[str, float]]) -> Hope:
 async def ask(engine: Engine, session_id: str, message: str, *, learn: bool = True) -> Turn:
     """One turn at temperature 0."""
     request = TurnRequest(message, learn=learn, temperature=0.0, max_tokens=48, timeout_s=600.0)
-    async for event in engine.turn(DEFAULT_TENANT, session_id, request):
-        if isinstance(event, TurnCompleted):
-            return event.turn
+    async with contextlib.aclosing(engine.turn(DEFAULT_TENANT, session_id, request)) as events:
+        async for event in events:
+            if isinstance(event, TurnCompleted):
+                return event.turn
     raise AssertionError("a turn ends with TurnCompleted or raises")
 
 

@@ -6,6 +6,7 @@ safe to run twice. Knows no key and no session.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,8 +128,13 @@ _SCRIPTS = _load_scripts()
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task is not None else 0
     try:
         yield
+        # Before Python 3.12 `asyncio.wait_for`, which the client uses, loses a cancel that comes with the answer.
+        if task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
         message = "the session store does not answer; try again shortly"
         raise Unreachable(message, retry_after_s=RETRY_AFTER_S) from error

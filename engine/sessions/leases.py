@@ -6,10 +6,11 @@ Knows nothing of memories: a lease is an owner's name with a time to live, and a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 
-from engine.errors import LeaseLost, NotFound, Overloaded
+from engine.errors import LeaseLost, NotFound, Overloaded, StoreUnavailable
 from engine.sessions.connection import Connection, Value
 from engine.sessions.keys import SessionKeys
 from engine.sessions.records import Lease
@@ -36,20 +37,34 @@ class Leases:
         deadline = time.monotonic() + wait_s
         poll_s = _FIRST_POLL_S
         while True:
-            outcome, number = await self._connection.run("acquire", [keys.head, keys.lease], [owner, self._ttl_ms])
+            outcome, number = await self._try(keys, owner)
             if outcome == b"OK":
-                return Lease(tenant, session_id, owner, int(number))
+                return Lease(tenant, session_id, owner, number)
             if outcome == b"GONE":
                 raise NotFound(f"there is no session '{session_id}'", param="session_id")
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise Overloaded(
                     "another turn of this session is still running; try again when it has ended",
-                    retry_after_s=max(1.0, int(number) / 1000),
+                    retry_after_s=max(1.0, number / 1000),
                 )
             # Waiters that were turned away together do not come back together.
             await asyncio.sleep(min(left_s, poll_s * random.uniform(0.5, 1.0)))
             poll_s = min(_LONGEST_POLL_S, poll_s * 1.5)
+
+    async def _try(self, keys: SessionKeys, owner: str) -> tuple[bytes, int]:
+        """One attempt. A caller that goes away in the middle of it leaves no lease that nobody holds."""
+        attempt = asyncio.ensure_future(self._connection.run("acquire", [keys.head, keys.lease], [owner, self._ttl_ms]))
+        try:
+            outcome, number = await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            # Where the store is gone as well, the lease runs out by itself.
+            with contextlib.suppress(StoreUnavailable):
+                outcome, number = await attempt
+                if outcome == b"OK":
+                    await self._connection.run("release", [keys.head, keys.lease], [owner, number])
+            raise
+        return outcome, int(number)
 
     async def renew(self, lease: Lease) -> None:
         """Prolongs a lease that is still held, else raises LeaseLost."""
