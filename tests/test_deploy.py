@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,14 @@ def test_the_build_sees_all_that_the_dockerfile_copies() -> None:
     copies = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
     assert {source for copy in copies for source in copy.split()[:-1]} == sent
     assert all((REPOSITORY / source).exists() for source in sent)
+
+
+def test_the_image_holds_every_package() -> None:
+    packages = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"][
+        "find"
+    ]
+    folders = {where.split("/")[0] for where in packages["where"] if where != "."} | {"engine", "server"}
+    copied = set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+    let_in = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"}
+    assert copied == folders
+    assert folders <= let_in

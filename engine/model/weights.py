@@ -67,6 +67,13 @@ def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Ho
     return model.eval(), tokenizer
 
 
+def checkpoint_notes(folder: Path) -> dict[str, str]:
+    """What `save_checkpoint` was told beside the weights: how the model came about."""
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        header: dict[str, str] = file.metadata() or {}
+    return {name: text for name, text in header.items() if name not in ("format", "config")}
+
+
 def parse_config(text: str) -> ModelConfig:
     """A `ModelConfig` from its JSON."""
     fields = json.loads(text)

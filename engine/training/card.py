@@ -10,21 +10,20 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-
-from safetensors import safe_open
+from typing import Any
 
 from engine.config import ModelConfig
 from engine.errors import InvalidRequest
 from engine.model.hope import Hope
-from engine.model.weights import WEIGHTS_FILE, fingerprint, load_checkpoint, save_checkpoint
-from engine.training.trainer import LOG_FILE
+from engine.model.weights import checkpoint_notes, fingerprint, load_checkpoint, save_checkpoint
+from engine.training.trainer import LOG_FILE, history
 
 CARD_FILE = "MODEL_CARD.md"
 CURVES_FILE = "curves.svg"
 
 SOURCES = """| source | used for | licence |
 |---|---|---|
-| memory dialogues (`engine/training/data.py`) | facts and questions; the tokenizer | this project's, Apache-2.0 |
+| memory dialogues (`engine/training/dialogue.py`) | facts and questions; the tokenizer | this project's, Apache-2.0 |
 | small talk (`engine/training/facts/small_talk.toml`) | other talk | this project's, Apache-2.0 |
 | self_dialogue corpus (jfainberg) | other talk; the tokenizer | BSD-3-Clause |
 | chatterbot corpus (gunthercox) | other talk; the tokenizer | BSD-3-Clause |
@@ -45,13 +44,11 @@ def export(run: Path, folder: Path, recall: Sequence[Path]) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise InvalidRequest("the curves need matplotlib: pip install 'hope-server[plots]'")
     model, tokenizer = load_checkpoint(run)
-    with safe_open(run / WEIGHTS_FILE, framework="pt") as file:
-        header = file.metadata()
-    notes = {name: header[name] for name in ("tokens_seen", "steps", "plan", "command") if name in header}
-    save_checkpoint(folder, model, tokenizer, notes)
+    runs = history(run)
+    save_checkpoint(folder, model, tokenizer, checkpoint_notes(run))
     log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
     results = [json.loads(path.read_text()) for path in recall]
-    (folder / CARD_FILE).write_text(_card(model, notes, log, results))
+    (folder / CARD_FILE).write_text(_card(model, runs, log, results))
     draw_curves(log, folder / CURVES_FILE)
 
 
@@ -82,12 +79,13 @@ def draw_curves(log: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def _card(
-    model: Hope, notes: dict[str, str], log: Sequence[dict[str, float]], results: Sequence[dict[str, object]]
+    model: Hope, runs: Sequence[dict[str, str]], log: Sequence[dict[str, float]], results: Sequence[dict[str, Any]]
 ) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     probes = [row for row in log if "recall" in row]
     loss = statistics.mean(row["loss"] for row in log[-100:])
-    tables = "\n\n".join(_recall_table(result) for result in results)
+    tokens, steps = (sum(int(run[name]) for run in runs) for name in ("tokens_seen", "steps"))
+    commands = "; then ".join(f"`{run['command']}`" for run in runs)
     return f"""# Model card: the reference checkpoint
 
 A Hope model of {parameters / 1e6:.2f} M parameters that was trained to remember what it is told. It holds short,
@@ -97,8 +95,8 @@ simple talk; it knows next to nothing else and must not be relied on for facts o
 |---|---|
 | shape | {_shape(model.config)} |
 | fingerprint | `{fingerprint(model)}` |
-| tokens seen | {int(notes["tokens_seen"]):,} in {int(notes["steps"]):,} steps |
-| command | `{notes.get("command", "hope train")}` |
+| tokens seen | {tokens:,} in {steps:,} steps |
+| command | {commands} |
 | loss, last 100 steps | {loss:.3f} nats (replies and a share of the messages' tokens, weighted) |
 | probe, last | {probes[-1]["recall"]:.1%} of held-out values whole, {probes[-1]["recall_tokens"]:.1%} of their tokens |
 
@@ -106,23 +104,28 @@ simple talk; it knows next to nothing else and must not be relied on for facts o
 
 ## Recall
 
-Facts told among other talk, through the whole engine and store, temperature 0; the value, never in training, must
-appear in the reply. Mean and standard deviation over seeds; `hope eval recall` reproduces them.
+Five facts a session, each followed by other talk, through the whole engine and store, temperature 0; asked after so
+many more turns. The value, never in training, must appear in the reply. Mean and standard deviation over seeds;
+`hope eval recall` with the options named reproduces them.
 
-{tables}
+{_recall_table(results)}
+
+*Training*: relations and wordings as in training. *Open*: relations of words that training never saw, in its
+wordings. *Everyday*: sentences as users write them (`engine/evaluation/everyday.toml`), none of them in training.
+*Held-out*: relations kept from training; wordings kept from training, most of them paraphrases that share no word.
 
 ## Data
 
 {SOURCES}
 
-A fifth of the relations, the last two ways to tell and to ask of every relation, and a tenth of all values (by hash)
-never occur in training. WikiText, bAbI, CLINC150 and Kalamang were not trained on.
+A fifth of the relations and of the words of open relations, the last two ways to tell and to ask of every relation,
+and a tenth of all values (by hash) never occur in training. WikiText, bAbI, CLINC150 and Kalamang were not trained on.
 
 ## Limits
 
-English only. Replies are those of a small model: other talk is often beside the point. Numbers and long invented
-words are recalled worse than names. What was told can be read back from a session's memory: treat memories as
-personal data.
+English only. Replies are those of a small model: other talk is often beside the point. It finds a fact by the words
+of the question: asked in quite other words, it says that it does not know, or names another fact. What was told can
+be read back from a session's memory: treat memories as personal data.
 """
 
 
@@ -135,11 +138,15 @@ def _shape(config: ModelConfig) -> str:
     )
 
 
-def _recall_table(result: dict[str, object]) -> str:
-    rows = result["rows"]
-    assert isinstance(rows, list)
-    off = [name for name, rate in dict(result["rates"]).items() if not rate]  # type: ignore[call-overload]
-    title = f"Relations: {result['relations']}; wordings: {result['phrases']}" + (f"; without {off}" if off else "")
-    lines = [f"{title}.", "", "| other turns | recall |", "|---|---|"]
-    lines += [f"| {row['turns']} | {row['recall']:.1%} ± {row['spread']:.1%} |" for row in rows]
+def _recall_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result; the columns are those of the first."""
+    if not results:
+        return "Not measured."
+    gaps = [str(row["turns"]) for row in results[0]["rows"]]
+    lines = [f"| relations, wordings | {' | '.join(f'{gap} turns' for gap in gaps)} |", "|---" * (len(gaps) + 1) + "|"]
+    for result in results:
+        off = ", ".join(level for level, rate in result["rates"].items() if not rate)
+        title = f"{result['relations']}, {result['phrases']}" + (f", {off} off" if off else "")
+        cells = " | ".join(f"{row['recall']:.1%} ± {row['spread']:.1%}" for row in result["rows"])
+        lines.append(f"| {title} | {cells} |")
     return "\n".join(lines)

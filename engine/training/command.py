@@ -17,7 +17,7 @@ from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
 from engine.training.dialogue import Stage
 from engine.training.talk import Talk
-from engine.training.trainer import Trainer, TrainingPlan, compile_segments, has_run, start_from
+from engine.training.trainer import Trainer, TrainingPlan, compile_segments, has_run, history, start_from
 
 DESCRIPTION = """Train a Hope model to remember: memory dialogues, from short to long.
 
@@ -62,6 +62,7 @@ def run_training(argv: Sequence[str]) -> int:
         given.learning_rate,
         cooldown=given.cooldown,
         command=shlex.join(["hope", "train", *argv]),
+        earlier=_earlier(given.out, given.start),
     )
     trainer = Trainer(model, tokenizer, DialogueData(tokenizer, talk, given.seed), plan, given.out)
     trainer.run(save_every=given.save_every, probe_every=given.probe_every)
@@ -117,6 +118,12 @@ def _tokenizer(out: Path, start: Path | None, path: Path | None, talk: Talk, see
     if path is not None:
         return Tokenizer.load(path)
     return Tokenizer.train(tokenizer_texts(talk, seed), ModelConfig().vocab_size)
+
+
+def _earlier(out: Path, start: Path | None) -> tuple[dict[str, str], ...]:
+    if has_run(out):
+        return history(out)[:-1]
+    return () if start is None else history(start)
 
 
 def _stage(text: str) -> tuple[int, Stage]:

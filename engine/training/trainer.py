@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from engine.model.hope import Hope, HopeBlock
-from engine.model.weights import load_checkpoint, save_checkpoint
+from engine.model.weights import checkpoint_notes, load_checkpoint, save_checkpoint
 from engine.tokenizer import Tokenizer
 from engine.training.data import Batch, DialogueData
 from engine.training.dialogue import Stage
@@ -39,6 +39,7 @@ class TrainingPlan:
         steps: optimizer steps in all.
         learning_rate: peak rate; linear warm-up, constant, linear decay over the last `cooldown` steps.
         command: how the run was started, for the model card.
+        earlier: the same of the runs whose weights this one began with: command, steps, tokens seen.
         message_share: share of message tokens that carry loss; replies always do.
     """
 
@@ -51,6 +52,7 @@ class TrainingPlan:
     message_share: float = 0.3
     clip: float = 1.0
     command: str = "hope train"
+    earlier: tuple[dict[str, str], ...] = ()
 
     def stage(self, step: int) -> Stage:
         """The curriculum's stage at `step`."""
@@ -162,6 +164,7 @@ class Trainer:
             "steps": str(self.step),
             "command": self.plan.command,
             "plan": json.dumps(asdict(self.plan)),
+            "earlier": json.dumps(self.plan.earlier),
         }
         save_checkpoint(self.folder, self.model, self.tokenizer, notes)
         state = {f"weight|{name}": value.detach().cpu() for name, value in self.model.state_dict().items()}
@@ -197,6 +200,13 @@ class Trainer:
             [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
         )
         log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
+
+def history(folder: Path) -> tuple[dict[str, str], ...]:
+    """Every run behind a checkpoint, its own last: command, steps and tokens seen."""
+    notes = checkpoint_notes(folder)
+    own = {name: notes[name] for name in ("command", "steps", "tokens_seen") if name in notes}
+    return (*json.loads(notes.get("earlier", "[]")), own)
 
 
 def start_from(model: Hope, folder: Path) -> None:

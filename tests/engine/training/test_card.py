@@ -18,7 +18,7 @@ from engine.model.weights import fingerprint, load_checkpoint
 from engine.training import card
 from engine.training.card import CARD_FILE, CURVES_FILE, draw_curves, export
 from engine.training.command import run_training
-from engine.training.trainer import LOG_FILE
+from engine.training.trainer import LOG_FILE, history
 from tests.engine.training.samples import new_trainer
 from tests.tiny import same_bits
 
@@ -108,10 +108,19 @@ def test_results_of_evaluations_are_tables_on_the_card(
     other.write_text(json.dumps({**RECALL, "relations": "training", "rates": {}}))
     export(finished, tmp_path / "out", [recall, other])
     text = (tmp_path / "out" / CARD_FILE).read_text()
-    assert "Relations: open; wordings: held-out; without ['cms.fast']." in text
-    assert "Relations: training; wordings: held-out." in text
-    assert text.count("| 1 | 91.2% ± 3.4% |") == 2
-    assert text.count("| 20 | 45.6% ± 7.8% |") == 2
+    assert "| relations, wordings | 1 turns | 20 turns |" in text
+    assert "| open, held-out, cms.fast off | 91.2% ± 3.4% | 45.6% ± 7.8% |" in text
+    assert "| training, held-out | 91.2% ± 3.4% | 45.6% ± 7.8% |" in text
+
+
+def test_the_card_counts_the_runs_it_began_with(finished: Path, tmp_path: Path, drawn: Drawn) -> None:
+    run = new_trainer(tmp_path / "run", steps=2, command="hope train --out runs/next", earlier=history(finished))
+    run.run(save_every=2, probe_every=2, show_progress=False)
+    export(tmp_path / "run", tmp_path / "out", [])
+    text = (tmp_path / "out" / CARD_FILE).read_text()
+    assert "| tokens seen | 1,152 in 4 steps |" in text
+    assert "| command | `hope train --out runs/sample`; then `hope train --out runs/next` |" in text
+    assert history(tmp_path / "out") == history(tmp_path / "run"), "what ships can be begun with too"
 
 
 def test_the_card_names_every_source_with_its_licence(
@@ -128,7 +137,7 @@ def test_the_command_exports_and_stops(finished: Path, recall: Path, tmp_path: P
     before = {path.name: path.read_bytes() for path in finished.iterdir()}
     flags = ["--out", str(finished), "--export", str(tmp_path / "out"), "--recall", str(recall)]
     assert run_training(flags) == 0
-    assert "| 1 | 91.2% ± 3.4% |" in (tmp_path / "out" / CARD_FILE).read_text()
+    assert "| 91.2% ± 3.4% | 45.6% ± 7.8% |" in (tmp_path / "out" / CARD_FILE).read_text()
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
