@@ -27,6 +27,7 @@ test: lint  ## ruff, mypy and the tests (ARGS="-k laws" narrows the tests)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy only
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed  ## speed of reading, speaking and committing on this machine

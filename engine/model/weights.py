@@ -37,6 +37,7 @@ def save_checkpoint(folder: Path, model: Hope, tokenizer: Tokenizer, notes: dict
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     partial = folder / (WEIGHTS_FILE + ".partial")
     save_file(tensors, partial, metadata=header)
+    partial.chmod(0o644)  # safetensors makes it the owner's alone
     partial.replace(folder / WEIGHTS_FILE)
     tokenizer.save(folder / TOKENIZER_FILE)
 

@@ -143,7 +143,7 @@ def _recall_table(results: Sequence[dict[str, Any]]) -> str:
     if not results:
         return "Not measured."
     gaps = [str(row["turns"]) for row in results[0]["rows"]]
-    lines = [f"| relations, wordings | {' | '.join(f'{gap} turns' for gap in gaps)} |", "|---" * (len(gaps) + 1) + "|"]
+    lines = [f"| relations, wordings | {' | '.join(f'after {gap}' for gap in gaps)} |", "|---" * (len(gaps) + 1) + "|"]
     for result in results:
         off = ", ".join(level for level, rate in result["rates"].items() if not rate)
         title = f"{result['relations']}, {result['phrases']}" + (f", {off} off" if off else "")

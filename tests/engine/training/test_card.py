@@ -108,7 +108,7 @@ def test_results_of_evaluations_are_tables_on_the_card(
     other.write_text(json.dumps({**RECALL, "relations": "training", "rates": {}}))
     export(finished, tmp_path / "out", [recall, other])
     text = (tmp_path / "out" / CARD_FILE).read_text()
-    assert "| relations, wordings | 1 turns | 20 turns |" in text
+    assert "| relations, wordings | after 1 | after 20 |" in text
     assert "| open, held-out, cms.fast off | 91.2% ± 3.4% | 45.6% ± 7.8% |" in text
     assert "| training, held-out | 91.2% ± 3.4% | 45.6% ± 7.8% |" in text
 
