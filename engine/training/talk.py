@@ -14,10 +14,20 @@ from pathlib import Path
 
 import yaml
 
+from engine.errors import InvalidRequest
 from engine.training.relations import load_small_talk
 
 Pair = tuple[str, str]
 MAX_CHARACTERS = 160
+
+
+FILES = (
+    "self_dialogue/self_dialogue.jsonl.gz",
+    "taskmaster4/tm4_coffee.jsonl.gz",
+    "chatterbot/english",
+    "tinystories/tinystories_cased_2M.txt",
+    "fairy_tales/fairy_tales.txt",
+)
 
 
 def bundled_pairs() -> list[Pair]:
@@ -40,6 +50,12 @@ def stories(data: Path) -> list[str]:
     tales = (data / "fairy_tales" / "fairy_tales.txt").read_text("utf-8")
     paragraphs = text.replace("<|endoftext|>", "\n").split("\n") + tales.split("\n")
     return [p.strip() for p in paragraphs if 60 < len(p) < 500]
+
+
+def _check(data: Path) -> None:
+    missing = [name for name in FILES if not (data / name).exists()]
+    if missing:
+        raise InvalidRequest(f"the data folder '{data}' lacks {', '.join(missing)}; or train without it", param="data")
 
 
 def _json_runs(path: Path) -> Iterator[list[Pair]]:
@@ -72,7 +88,7 @@ def _chatterbot_runs(folder: Path) -> Iterator[list[Pair]]:
 
 
 class Talk:
-    """Draws other talk; each corpus with its own weight."""
+    """Draws other talk; each corpus with its own weight. InvalidRequest where the data folder lacks a file."""
 
     WEIGHTS = (("bundled", 0.3), ("self_dialogue", 0.5), ("chatterbot", 0.12), ("taskmaster4", 0.08))
 
@@ -80,6 +96,7 @@ class Talk:
         self.runs: dict[str, list[list[Pair]]] = {"bundled": [[pair] for pair in bundled_pairs()]}
         self.paragraphs: list[str] = []
         if data is not None:
+            _check(data)
             self.runs.update(corpus_runs(data))
             self.paragraphs = stories(data)
         self._names = [name for name, _ in self.WEIGHTS if name in self.runs]

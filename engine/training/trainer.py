@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from engine.errors import InvalidRequest
 from engine.model.hope import Hope, HopeBlock
 from engine.model.weights import checkpoint_notes, load_checkpoint, save_checkpoint
 from engine.tokenizer import Tokenizer
@@ -210,8 +211,10 @@ def history(folder: Path) -> tuple[dict[str, str], ...]:
 
 
 def start_from(model: Hope, folder: Path) -> None:
-    """Gives the model another checkpoint's weights to begin with; shapes and tokenizer must be the same."""
+    """Gives the model another checkpoint's weights to begin with; InvalidRequest where its shape is another."""
     other, _ = load_checkpoint(folder)
+    if {name: w.shape for name, w in other.state_dict().items()} != {n: w.shape for n, w in model.state_dict().items()}:
+        raise InvalidRequest(f"the checkpoint in '{folder}' has another shape than the model to train", param="start")
     model.load_state_dict(other.state_dict())
 
 

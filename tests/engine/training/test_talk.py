@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import InvalidRequest
 from engine.training.relations import load_small_talk
 from engine.training.talk import MAX_CHARACTERS, Talk, bundled_pairs, corpus_runs, stories
 
@@ -115,3 +116,8 @@ def test_the_same_seed_draws_the_same_talk(data: Path) -> None:
     talk = Talk(data)
     drawn = [[talk.run(random.Random(seed), 2) for seed in range(30)] for _ in range(2)]
     assert drawn[0] == drawn[1]
+
+
+def test_a_folder_that_lacks_a_corpus_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"lacks self_dialogue/.+fairy_tales"):
+        Talk(tmp_path)

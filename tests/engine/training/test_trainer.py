@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from engine.errors import InvalidRequest
 from engine.model.hope import Hope, HopeBlock, Memory
 from engine.model.weights import load_checkpoint
 from engine.training.data import DialogueData
@@ -231,3 +232,9 @@ def test_what_is_compiled_is_the_segment_of_every_layer(monkeypatch: pytest.Monk
     segments = [block.titans.segment for block in model.blocks if isinstance(block, HopeBlock)]
     compile_segments(model)
     assert compiled == [(segment, False) for segment in segments]
+
+
+def test_a_checkpoint_of_another_shape_is_no_start(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path)
+    with pytest.raises(InvalidRequest, match="another shape"):
+        start_from(tiny_model(width=64), tmp_path)
