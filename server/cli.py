@@ -57,7 +57,7 @@ example:
 HANDED_ON = {
     "chat": "talk to a server from the terminal",
     "train": "train a model on dialogues and text",
-    "eval": "measure recall, loss and the laws of memory",
+    "eval": "measure what the model remembers",
     "bench": "measure speed and size on this machine",
 }
 

@@ -98,9 +98,11 @@ async def test_a_deadline_that_has_passed_is_told_at_once() -> None:
 
 
 async def test_the_deadline_is_for_waiting_not_for_staying() -> None:
-    turnstile = Turnstile()
+    turnstile, stayed = Turnstile(), False
     async with turnstile.enter("a", time.monotonic() + 0.02):
         await asyncio.sleep(0.05)
+        stayed = True
+    assert stayed
 
 
 async def test_a_waiter_that_is_cancelled_leaves_no_hole() -> None:
