@@ -28,7 +28,7 @@ The run's folder holds all there is to it: weights, optimizer, log.jsonl. Stop i
   hope train --out runs/first --steps 9000          go on, further than planned
   hope train --out runs/first --export engine/checkpoint   bundle it: model, card, curves (extra `plots`)"""
 
-STAGE_FORM = "FIRST:TOKENS:ROWS:FACTS:TALK"
+STAGE_FORM = "FIRST:TOKENS:ROWS:FACTS:TALK[:SEGMENTS]"
 DEFAULT_CURRICULUM = ("0:128:32:3:0.1", "1000:256:16:5:0.3", "3000:512:8:8:0.5", "5500:1024:6:10:0.7")
 
 
@@ -128,14 +128,16 @@ def _earlier(out: Path, start: Path | None) -> tuple[dict[str, str], ...]:
 
 def _stage(text: str) -> tuple[int, Stage]:
     try:
-        first, tokens, rows, facts, talk = text.split(":")
-        start, stage = int(first), Stage(int(tokens), int(rows), int(facts), float(talk))
-    except ValueError:
+        first, tokens, rows, facts, talk, *segments = text.split(":")
+        start, stage = int(first), Stage(int(tokens), int(rows), int(facts), float(talk), *map(int, segments))
+    except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(
             f"'{text}' is not of the form {STAGE_FORM}, as in {DEFAULT_CURRICULUM[0]}"
         ) from None
-    if min(start, stage.num_tokens - 1, stage.num_rows - 1, stage.most_facts - 2) < 0 or not 0 <= stage.talk < 1:
+    least = (start, stage.num_tokens - 1, stage.num_rows - 1, stage.most_facts - 2, stage.segments - 1)
+    if min(least) < 0 or not 0 <= stage.talk < 1 or start % max(1, stage.segments):
         raise argparse.ArgumentTypeError(
-            f"'{text}' ({STAGE_FORM}) needs at least 1 token, 1 row and 2 facts, and a talk share from 0 to below 1"
+            f"'{text}' ({STAGE_FORM}) needs at least 1 token, 1 row, 2 facts and 1 segment, a talk share "
+            "from 0 to below 1, and a first step that its segments divide"
         )
     return start, stage

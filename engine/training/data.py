@@ -19,17 +19,25 @@ from engine.training.talk import Talk
 REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT = 1.0, 3.0, 0.25, 0.4
 
 # Facts of open relations among all facts of training.
-OPEN_SHARE = 0.6
+OPEN_SHARE = 0.35
+
+
+# Token ids of a row, the weight of each as a target, and whether it belongs to an answer's value.
+Row = tuple[list[int], list[float], list[bool]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of dialogues. `weight` is each target's share of the loss, `value` marks the values of answers."""
+    """Rows of dialogues. `weight` is each target's share of the loss, `value` marks the values of answers.
+
+    `goes_on`: the rows continue those of the step before, and so does their memory.
+    """
 
     tokens_BT: Tensor
     target_BT: Tensor
     weight_BT: Tensor
     value_BT: Tensor
+    goes_on: bool = False
 
 
 class DialogueData:
@@ -37,22 +45,34 @@ class DialogueData:
 
     def __init__(self, tokenizer: Tokenizer, talk: Talk, seed: int) -> None:
         self.tokenizer, self.talk, self.seed = tokenizer, talk, seed
+        # The rows of the dialogues that go on, whole, by the step they began with.
+        self._long: tuple[object, list[Row]] = (None, [])
 
     def batch(self, step: int, stage: Stage, **held_out: bool) -> Batch:
-        """The batch of one training step; `held_out*` as for `Dialogue`."""
-        rows = [self._row(random.Random(f"{self.seed}:{step}:{row}"), stage, held_out) for row in range(stage.num_rows)]
-        tokens = torch.tensor([row[0] for row in rows])
-        weights = torch.tensor([row[1] for row in rows])
-        values = torch.tensor([row[2] for row in rows])
-        return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], values[:, 1:])
+        """The batch of one training step; `held_out*` as for `Dialogue`.
 
-    def _row(
-        self, rng: random.Random, stage: Stage, held_out: dict[str, bool]
-    ) -> tuple[list[int], list[float], list[bool]]:
+        Dialogues of a stage with several segments begin at the steps that `segments` divides.
+        """
+        segment = step % stage.segments
+        rows = self._rows(step - segment, stage, held_out)
+        own = slice(segment * stage.num_tokens, (segment + 1) * stage.num_tokens + 1)
+        tokens = torch.tensor([row[0][own] for row in rows])
+        weights = torch.tensor([row[1][own] for row in rows])
+        values = torch.tensor([row[2][own] for row in rows])
+        return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], values[:, 1:], segment > 0)
+
+    def _rows(self, first_step: int, stage: Stage, held_out: dict[str, bool]) -> list[Row]:
+        which = (first_step, stage, sorted(held_out.items()))
+        if self._long[0] != which:
+            seeds = [f"{self.seed}:{first_step}:{row}" for row in range(stage.num_rows)]
+            self._long = which, [self._row(random.Random(seed), stage, held_out) for seed in seeds]
+        return self._long[1]
+
+    def _row(self, rng: random.Random, stage: Stage, held_out: dict[str, bool]) -> Row:
         ids: list[int] = []
         weights: list[float] = []
         values: list[bool] = []
-        size = stage.num_tokens + 1
+        size = stage.num_tokens * stage.segments + 1
         for line in self._dialogue(rng, held_out).lines(stage):
             for part, weight, is_value in self._parts(line):
                 ids += part

@@ -19,6 +19,11 @@ from engine.training.values import KINDS, draw_value
 WRAP_SHARE, LOWER_SHARE, ASIDE_SHARE = 0.3, 0.1, 0.06
 ASIDE_CHARACTERS = 80
 
+# Questions about what was never told, among all questions; and how fast told facts make room for others: a dialogue
+# draws one of these, so some facts are asked for a long time.
+UNKNOWN_SHARE = 0.1
+DROPPED_SHARES = (0.02, 0.15)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -29,12 +34,14 @@ class Stage:
         num_rows: rows of a batch.
         most_facts: upper bound of facts a dialogue holds at a time.
         talk: highest share of turns that are other talk; each dialogue draws its own below it.
+        segments: steps over which the same dialogues go on, their memory carried from row to row.
     """
 
     num_tokens: int
     num_rows: int
     most_facts: int
     talk: float
+    segments: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class Dialogue:
         self.relations = [r for r in load_relations() if r.held_out == self.held_out_relations]
         self.open_relations = OpenRelations(self.rng, held_out=self.held_out_relations)
         self.phrases, self.wraps = load_small_talk(), load_open_words().wraps
+        # Everything ever told, also what is asked no more: it is never something unknown.
+        self.ever_told = {(fact.relation.topic, fact.entity) for fact in self.facts}
 
     def lines(self, stage: Stage) -> Iterator[Line]:
         """Turns without end."""
@@ -90,6 +99,7 @@ class Dialogue:
         talk = rng.random() * stage.talk
         most = rng.randint(2, stage.most_facts)
         echo = rng.choice((0.3, 0.8, 1.0))
+        dropped = rng.choice(DROPPED_SHARES)
         while True:
             roll = rng.random()
             if roll < talk:
@@ -99,23 +109,23 @@ class Dialogue:
                 yield Line(self.talk.paragraph(rng), None, is_talk=True)
             elif len(self.facts) < 1 or (len(self.facts) < most and rng.random() < 0.5):
                 yield self.tell(echo)
-            elif rng.random() < 0.05:
+            elif rng.random() < UNKNOWN_SHARE:
                 yield self.ask_unknown()
             elif rng.random() < 0.12:
                 yield self.change(echo)
             else:
                 yield self.ask(rng.choice(self.facts))
-            if len(self.facts) >= most and rng.random() < 0.15:
+            if len(self.facts) >= most and rng.random() < dropped:
                 self.facts.pop(0)
 
     def new_fact(self) -> Fact:
         """A fact nobody has told yet in this dialogue."""
         rng = self.rng
-        told = {(fact.relation.name, fact.entity) for fact in self.facts}
+        told = {(fact.relation.topic, fact.entity) for fact in self.facts}
         while True:
             relation = self.open_relations.draw() if rng.random() < self.open_share else rng.choice(self.relations)
             entity = relation.entity and draw_value(rng, relation.entity, held_out=self.held_out)
-            if (relation.name, entity) not in told:
+            if (relation.topic, entity) not in told:
                 return Fact(relation, entity, self._value(relation))
 
     def tell(self, echo: float) -> Line:
@@ -125,6 +135,7 @@ class Dialogue:
         if self.rng.random() < 0.15:
             facts.append(self.new_fact())
             self.facts.append(facts[1])
+        self.ever_told |= {(fact.relation.topic, fact.entity) for fact in facts}
         told = [fact.fill(self.rng.choice(self._wordings(fact.relation, "tell"))) for fact in facts]
         return Line(self._dress(self._join(told, facts), "tell", facts), self._acknowledge(facts[-1], echo))
 
@@ -144,10 +155,16 @@ class Dialogue:
     def ask_unknown(self) -> Line:
         """A question about something never told."""
         fact = self.new_fact()
-        told = {other.relation.name for other in self.facts}
-        if fact.relation.name in told and fact.entity is None:
-            return self.ask(next(f for f in self.facts if f.relation.name == fact.relation.name))
-        return Line(self._question(fact), self.rng.choice(self.phrases.unknown))
+        while (fact.relation.topic, fact.entity) in self.ever_told:
+            fact = self.new_fact()
+        return Line(self._question(fact), self._unknown(fact))
+
+    def _unknown(self, fact: Fact) -> str:
+        """That it was not told; of an open relation sometimes what was not."""
+        asked = fact.relation.asked
+        if asked is not None and self.rng.random() < 0.4:
+            return self.rng.choice(self.phrases.unknown_about).replace("{np}", asked)
+        return self.rng.choice(self.phrases.unknown)
 
     def _value(self, relation: Relation) -> str:
         # Now and then a value of another kind: what to copy is what was said, not what would be usual.

@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from engine.training.relations import Relation
 from engine.training.values import draw_value
@@ -149,7 +150,7 @@ class OpenRelations:
         # Some words that values know are nouns too (violin): the side of both must be right.
         while True:
             word = draw_value(self.rng, "word", held_out=self.held_out)
-            if is_held_out_word(word) == self.held_out:
+            if word.isalpha() and is_held_out_word(word) == self.held_out:
                 return word
 
     def _belongs(self, word: str) -> bool:
@@ -189,9 +190,9 @@ def _verbs(text: str, values: tuple[str, ...]) -> tuple[Verb, ...]:
 def _relation(family: str, kind: str, fill: dict[str, str], sentences: dict[str, tuple[str, ...]]) -> Relation:
     capitals = {name[:1].upper() + name[1:]: text[:1].upper() + text[1:] for name, text in fill.items()}
     known = {**fill, **capitals, "v": "{v}"}
-    filled = {
+    filled: dict[str, Any] = {
         part: tuple(re.sub(r"\ba (?=[aeiou])", "an ", one.format_map(known)) for one in every)
         for part, every in sentences.items()
     }
     name = f"{family}: {fill.get('np') or fill['s'] + ' ' + fill['verb']}"
-    return Relation(name, kind, False, entity=None, **filled)
+    return Relation(name, kind, False, **filled, asked=fill.get("your_np"))

@@ -90,10 +90,17 @@ def _chatterbot_runs(folder: Path) -> Iterator[list[Pair]]:
 class Talk:
     """Draws other talk; each corpus with its own weight. InvalidRequest where the data folder lacks a file."""
 
-    WEIGHTS = (("bundled", 0.3), ("self_dialogue", 0.5), ("chatterbot", 0.12), ("taskmaster4", 0.08))
+    WEIGHTS = (
+        ("bundled", 0.35),
+        ("threads", 0.15),
+        ("self_dialogue", 0.32),
+        ("chatterbot", 0.1),
+        ("taskmaster4", 0.08),
+    )
 
     def __init__(self, data: Path | None) -> None:
-        self.runs: dict[str, list[list[Pair]]] = {"bundled": [[pair] for pair in bundled_pairs()]}
+        threads = [list(thread) for thread in load_small_talk().threads]
+        self.runs: dict[str, list[list[Pair]]] = {"bundled": [[pair] for pair in bundled_pairs()], "threads": threads}
         self.paragraphs: list[str] = []
         if data is not None:
             _check(data)
@@ -104,9 +111,10 @@ class Talk:
 
     def run(self, rng: random.Random, most: int) -> list[Pair]:
         """Up to `most` consecutive pairs of one conversation."""
-        runs = self.runs[rng.choices(self._names, self._weights)[0]]
-        run = rng.choice(runs)
-        start = rng.randrange(max(1, len(run) - most + 1))
+        name = rng.choices(self._names, self._weights)[0]
+        run = rng.choice(self.runs[name])
+        # The later turns of a thread lean on those before.
+        start = 0 if name == "threads" else rng.randrange(max(1, len(run) - most + 1))
         return run[start : start + most]
 
     def paragraph(self, rng: random.Random) -> str:

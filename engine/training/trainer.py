@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from engine.errors import InvalidRequest
-from engine.model.hope import Hope, HopeBlock
+from engine.model.hope import Hope, HopeBlock, Memory
 from engine.model.weights import checkpoint_notes, load_checkpoint, save_checkpoint
 from engine.tokenizer import Tokenizer
 from engine.training.data import Batch, DialogueData
@@ -83,6 +83,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=0.0, betas=(0.9, 0.98), eps=1e-9)
         self.step = 0
         self.tokens_seen = 0
+        # What the rows of the step before remember: dialogues that go on begin with it.
+        self.carried: Memory = {}
         folder.mkdir(parents=True, exist_ok=True)
         if has_run(folder):
             self._resume()
@@ -130,8 +132,10 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + self.step)
         sampled = torch.rand(weight.shape, generator=generator) < self.plan.message_share
         chosen = ((weight > 0) & (sampled | (weight > 0.3))).flatten().nonzero().squeeze(1).to(self.device)
-        memory = self.model.initial_memory(weight.shape[0], levels=False)
-        hidden, _ = self.model.hidden(batch.tokens_BT.to(self.device), memory)
+        memory = self.carried if batch.goes_on else self.model.initial_memory(weight.shape[0], levels=False)
+        hidden, after = self.model.hidden(batch.tokens_BT.to(self.device), memory)
+        # Gradients end at the row's begin; what was told before it is read, and kept or lost, all the same.
+        self.carried = {name: value.detach() for name, value in after.items()}
         logits = self.model.logits(hidden.flatten(0, 1).index_select(0, chosen))
         target = batch.target_BT.to(self.device).flatten().index_select(0, chosen)
         weight = weight.to(self.device).flatten().index_select(0, chosen)
@@ -140,12 +144,14 @@ class Trainer:
 
     @torch.no_grad()
     def probe(self, num_rows: int = 16) -> Recall:
-        """Recall on held-out values, phrases as in training, at the current stage's length."""
+        """Recall on held-out values, phrases as in training, at the end of dialogues of the current stage's length."""
         stage = self.plan.stage(min(self.step, self.plan.steps - 1))
-        stage = Stage(stage.num_tokens, num_rows, stage.most_facts, stage.talk)
-        batch = DialogueData(self.tokenizer, self.data.talk, PROBE_SEED).batch(self.step, stage, held_out=True)
+        stage = replace(stage, num_rows=num_rows)
+        data, first = DialogueData(self.tokenizer, self.data.talk, PROBE_SEED), self.step * stage.segments
         memory = self.model.initial_memory(num_rows, levels=False)
-        hidden, _ = self.model.hidden(batch.tokens_BT.to(self.device), memory)
+        for segment in range(stage.segments):
+            batch = data.batch(first + segment, stage, held_out=True)
+            hidden, memory = self.model.hidden(batch.tokens_BT.to(self.device), memory)
         right = torch.zeros_like(batch.value_BT)
         for row in range(num_rows):
             guess = self.model.logits(hidden[row]).argmax(-1).cpu()
@@ -172,6 +178,7 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 state[f"{key}|{name}"] = torch.as_tensor(value).detach().cpu()
+        state |= {f"memory|{name}": value.cpu() for name, value in self.carried.items()}
         # One file, put in place at once: a run killed while it saves goes on from the save before.
         partial = self.folder / (STATE_FILE + ".partial")
         progress = {"step": str(self.step), "tokens_seen": str(self.tokens_seen)}
@@ -189,6 +196,8 @@ class Trainer:
             field, _, name = key.partition("|")
             if field == "weight":
                 weights[name] = value
+            elif field == "memory":
+                self.carried[name] = value.to(self.device)
             else:
                 self.optimizer.state[parameters[name]][field] = value if field == "step" else value.to(self.device)
         self.model.load_state_dict(weights)

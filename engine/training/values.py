@@ -1,4 +1,4 @@
-"""Open-vocabulary values for memory dialogues: invented names, places, words, numbers, dates.
+"""Open-vocabulary values for memory dialogues: invented and everyday names, places, words, codes, numbers, dates.
 
 Every value belongs either to training or to evaluation, by a hash of its text: what is asked in an evaluation was
 never the value of any fact in training. Knows nothing of relations.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import zlib
+from functools import cache
+from importlib.resources import files
 
 ONSETS = (
     "b br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st t th tr v w y z zh"
@@ -52,6 +54,13 @@ TITLE_WORDS = (
     "Silver Crow River Night Garden Stone Winter Last Empty Golden House Paper Moon Glass Ocean Road Burning Quiet "
     "Lost King Velvet Storm Hollow Lantern Summer Ashes Iron Secret Tower Wolf Thousand Broken Sky Salt Mirror"
 ).split()
+STREETS = "Street Road Lane Avenue Square Hill Court Park Bridge Gardens".split()
+ACTIVITIES = (
+    "rock climbing, stamp collecting, bird watching, baking bread, playing chess, long walks, open water swimming, "
+    "model trains, watching old films, making candles, restoring furniture, trail running, beekeeping, salsa dancing, "
+    "fly fishing, writing poems, street photography, growing tomatoes, fixing bikes, board games, singing in a choir, "
+    "paper folding, home brewing, table tennis, ice skating, horse riding, star gazing, wood carving, making jam"
+).split(", ")
 MONTHS = ("January February March April May June July August September October November December").split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
@@ -67,6 +76,12 @@ def draw_value(rng: random.Random, kind: str, *, held_out: bool) -> str:
         value = _MAKERS[kind](rng)
         if is_held_out(value) == held_out:
             return value
+
+
+@cache
+def common_words() -> tuple[str, ...]:
+    """English words of stories and talk, by which real values are drawn beside invented ones."""
+    return tuple((files("engine.training") / "facts" / "words.txt").read_text("utf-8").split())
 
 
 def _syllable(rng: random.Random, closed: float = 0.5) -> str:
@@ -86,6 +101,8 @@ def _name(rng: random.Random) -> str:
     roll = rng.random()
     if roll < 0.2:
         return rng.choice(FIRST_NAMES)
+    if roll < 0.35:
+        return rng.choice(common_words()).capitalize()
     name = (_stem(rng) if roll < 0.7 else _syllable(rng, 0.4) + rng.choice(NAME_ENDS)).capitalize()
     if rng.random() < 0.1:
         return f"{name} {_stem(rng).capitalize()}"
@@ -96,20 +113,38 @@ def _place(rng: random.Random) -> str:
     roll = rng.random()
     if roll < 0.15:
         return rng.choice(TOWNS)
-    if roll < 0.5:
+    if roll < 0.45:
         return (_stem(rng) + rng.choice(PLACE_ENDS)).capitalize()
-    place = _stem(rng).capitalize()
+    if roll < 0.55:
+        return f"{_real_or_invented(rng).capitalize()} {rng.choice(STREETS)}"
+    place = _real_or_invented(rng).capitalize()
     if rng.random() < 0.15:
         return rng.choice(("Port ", "New ", "Saint ", "North ", "Upper ")) + place
     return place
 
 
 def _word(rng: random.Random) -> str:
-    return rng.choice(WORDS) if rng.random() < 0.3 else _stem(rng)
+    roll = rng.random()
+    if roll < 0.2:
+        return rng.choice(WORDS)
+    if roll < 0.3:
+        return rng.choice(ACTIVITIES)
+    if roll < 0.6:
+        return rng.choice(common_words())
+    if roll < 0.65:
+        return f"{rng.choice(common_words())} {rng.choice(common_words())}"
+    return f"{_stem(rng)}{rng.randrange(100)}" if roll < 0.7 else _stem(rng)
+
+
+def _real_or_invented(rng: random.Random) -> str:
+    return rng.choice(common_words()) if rng.random() < 0.4 else _stem(rng)
 
 
 def _number(rng: random.Random) -> str:
-    return str(rng.randrange(1, 10 ** rng.choices((1, 2, 3, 4), (1, 4, 4, 4))[0]))
+    if rng.random() < 0.1:
+        letters = rng.choices("ABCDEFGHJKLMNPRSTUVWXYZ", k=rng.choice((1, 2)))
+        return f"{''.join(letters)}{rng.choice(('', '-', ' '))}{rng.randrange(10, 1000)}"
+    return str(rng.randrange(1, 10 ** rng.choices((1, 2, 3, 4, 6), (2, 8, 8, 8, 2))[0]))
 
 
 def _date(rng: random.Random) -> str:
@@ -134,7 +169,7 @@ def _color(rng: random.Random) -> str:
         return rng.choice(COLORS)
     if roll < 0.65:
         return f"{rng.choice(SHADES)} {rng.choice(COLORS)}"
-    return _stem(rng)
+    return _real_or_invented(rng)
 
 
 def _food(rng: random.Random) -> str:
@@ -143,20 +178,22 @@ def _food(rng: random.Random) -> str:
         return rng.choice(FOODS)
     if roll < 0.6:
         return f"{rng.choice(MANNERS)} {rng.choice(FOODS)}"
-    return f"{_stem(rng)} {rng.choice(DISHES)}" if roll < 0.8 else _stem(rng)
+    return f"{_real_or_invented(rng)} {rng.choice(DISHES)}" if roll < 0.8 else _real_or_invented(rng)
 
 
 def _job(rng: random.Random) -> str:
     roll = rng.random()
     if roll < 0.5:
         return rng.choice(JOBS)
-    return f"{rng.choice(FIELDS)} {rng.choice(TRADES)}" if roll < 0.85 else _stem(rng) + "er"
+    if roll < 0.75:
+        return f"{rng.choice(FIELDS)} {rng.choice(TRADES)}"
+    return f"{rng.choice(common_words())} {rng.choice(TRADES)}" if roll < 0.9 else _stem(rng) + "er"
 
 
 def _title(rng: random.Random) -> str:
     words = rng.sample(TITLE_WORDS, rng.choice((1, 2, 2)))
-    if rng.random() < 0.4:
-        words.append(_stem(rng).capitalize())
+    if rng.random() < 0.5:
+        words.append(_real_or_invented(rng).capitalize())
     return " ".join(["The", *words] if rng.random() < 0.5 else words)
 
 

@@ -30,7 +30,8 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     found: dict[str, str] = {}
     for relation in load_relations():
         if not relation.held_out:
-            gaps = {"v": r"\{v\}", "e": ".+"}
+            # Whom a relation is about is a name, of one word or two: "my aunt" is none.
+            gaps = {"v": r"\{v\}", "e": r"(?!my )\S+(?: \S+)?"}
             for kind in ("tell", "ask"):
                 found |= {text: _filled(text, gaps) for text in relation.phrases(kind, held_out=False)}
             found |= {text: _filled(text, gaps) for text in relation.change}

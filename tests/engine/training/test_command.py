@@ -136,7 +136,18 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["nonsense", "0:40:2", "0:40:2:2:0.3:7", "0:x:2:2:0.3", "0:0:2:2:0.3", "0:40:2:1:0.3", "0:40:2:2:1.5"]
+    "stage",
+    [
+        "nonsense",
+        "0:40:2",
+        "0:40:2:2:0.3:1:7",
+        "0:40:2:2:0.3:0",
+        "0:40:2:2:0.3:x",
+        "0:x:2:2:0.3",
+        "0:0:2:2:0.3",
+        "0:40:2:1:0.3",
+        "0:40:2:2:1.5",
+    ],
 )
 def test_a_stage_that_cannot_be_is_said_before_anything_is_done(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

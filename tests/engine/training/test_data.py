@@ -189,3 +189,14 @@ def test_texts_for_the_tokenizer_are_the_same_for_a_seed() -> None:
     assert texts == list(tokenizer_texts(talk(), 3, num_dialogues=20))
     assert texts != list(tokenizer_texts(talk(), 4, num_dialogues=20))
     assert len(texts) > 20 * 16
+
+
+def test_a_dialogue_of_several_segments_goes_on_from_step_to_step() -> None:
+    long, cut = Stage(120, 2, 4, 0.3), Stage(40, 2, 4, 0.3, segments=3)
+    whole, data = dialogues().batch(6, long), dialogues()
+    parts = [data.batch(step, cut) for step in (6, 7, 8)]
+    assert torch.equal(torch.cat([part.tokens_BT for part in parts], 1), whole.tokens_BT)
+    assert torch.equal(torch.cat([part.target_BT for part in parts], 1), whole.target_BT)
+    assert [part.goes_on for part in parts] == [False, True, True]
+    assert not same(data.batch(9, cut), parts[0])
+    assert same(dialogues().batch(8, cut), parts[2]), "also where a run is resumed in the middle"

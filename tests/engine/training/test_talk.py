@@ -63,15 +63,19 @@ def test_the_bundled_talk_is_every_pair_of_the_small_talk() -> None:
     assert len(pairs) == sum(len(replies) for _, replies in load_small_talk().pairs)
     assert ("How are you today?", "I'm doing well, thank you.") in pairs
     talk = Talk(None)
-    assert set(talk.runs) == {"bundled"}
+    assert set(talk.runs) == {"bundled", "threads"}
     rng = random.Random(0)
     drawn = {tuple(talk.run(rng, 3)) for _ in range(200)}
     assert len(drawn) > 50
-    assert all(len(run) == 1 and run[0] in pairs for run in drawn)
+    beginnings = {thread[:3] for thread in load_small_talk().threads}
+    assert all(run in beginnings or (len(run) == 1 and run[0] in pairs) for run in drawn)
+    assert drawn & beginnings
 
 
 def test_without_prose_a_paragraph_is_small_talk() -> None:
-    assert Talk(None).paragraph(random.Random(0)) in {message for message, _ in bundled_pairs()}
+    messages = {message for message, _ in bundled_pairs()} | {run[0][0] for run in load_small_talk().threads}
+    for seed in range(20):
+        assert Talk(None).paragraph(random.Random(seed)) in messages
 
 
 def test_runs_are_consecutive_pairs_and_a_long_turn_ends_one(data: Path) -> None:

@@ -55,11 +55,15 @@ def test_names_have_no_end() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_value_is_plain_text_that_a_sentence_can_hold(kind: str) -> None:
     for value in drawn(kind, False) + drawn(kind, True):
-        assert re.fullmatch(r"[A-Za-z0-9:]+( [A-Za-z0-9:]+)*", value), value
+        assert re.fullmatch(r"[A-Za-z0-9:]+([ -][A-Za-z0-9:]+)*", value), value
 
 
 def test_numbers_dates_and_times_are_possible_ones() -> None:
-    assert all(1 <= int(value) < 10_000 for value in drawn("number", False))
+    numbers = drawn("number", False)
+    codes = [value for value in numbers if not value.isdecimal()]
+    assert all(re.fullmatch(r"[A-Z]{1,2}[- ]?\d{2,3}", code) for code in codes)
+    assert 0 < len(codes) < len(numbers) / 4
+    assert all(1 <= int(value) < 1_000_000 for value in numbers if value not in codes)
     for value in drawn("date", False):
         assert value.startswith("next ") or 1 <= int(re.findall(r"\d+", value)[0]) <= 28
     for value in drawn("time", False):
