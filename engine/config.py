@@ -6,15 +6,33 @@ Knows no environment variables, no flags and no files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, Unsupported
 
 CMS_FAST = "cms.fast"
 CMS_MEDIUM = "cms.medium"
 CMS_SLOW = "cms.slow"
-TITANS = "titans"
+TITANS, ATTENTION = "titans", "attention"
+
+# Fields that were not there when the first memories were stored.
+LATER_FIELDS = (
+    *("write_rule", "objective", "adaptive", "momentum", "retention", "read", "chain", "mixer"),
+    "period_tokens",
+)
+# What a memory may project, and what each choice of a model's shape may be; the first is the default.
+ADAPTIVE = ("key", "value", "query", "eta", "alpha")
+CHOICES = {
+    "decay_towards": ("initial", "zero"),
+    "write_rule": ("dgd", "gradient"),
+    "objective": ("l2", "dot"),
+    "read": ("token", "boundary"),
+    "chain": ("sequential", "nested", "independent"),
+    "mixer": (TITANS, ATTENTION),
+}
 
 
 @dataclass(frozen=True)
@@ -24,10 +42,11 @@ class LevelConfig:
     Attributes:
         name: `cms.fast`, `cms.medium`, `cms.slow`, or another `cms.*`.
         hidden: width of the block's hidden layer.
-        scope: whose memory the level is: `session` or `tenant`.
+        scope: whose memory the level is: `session`, `tenant`, or `training` (it never learns after training).
         learning_rate: step of one update on the level's difference from its initial state.
         max_update_norm: gradient clip of one update (Frobenius norm over the level).
         max_drift: bound on the level's norm, drawn back to it after an update (law 6).
+        period_tokens: the level's clock where it learns inside a text (`engine/model/in_context.py`).
     """
 
     name: str
@@ -36,6 +55,15 @@ class LevelConfig:
     learning_rate: float = 0.0
     max_update_norm: float = 1.0
     max_drift: float = 8.0
+    period_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if re.fullmatch(r"cms\.[a-z0-9_]+", self.name) is None:
+            raise InvalidRequest(f"a level is named 'cms.' and a word, not '{self.name}'", param="levels")
+        _one_of("scope", self.scope, ("session", "tenant", "training"))
+        if self.period_tokens < 2:
+            # One token has no next one to learn.
+            raise InvalidRequest(f"period_tokens {self.period_tokens} of '{self.name}' must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -48,15 +76,23 @@ class ModelConfig:
         num_layers: number of Hope blocks.
         num_heads: block-diagonal memories per layer; each sees width / num_heads.
         memory_hidden: hidden width h of M_memory, per head.
-        projection_hidden: hidden width of M_k and M_v, per head.
+        projection_hidden: hidden width of M_k, M_v and M_q, per head.
         rate_hidden: hidden width of M_eta and M_alpha, per head.
         chunk_memory: tokens between two updates of M_memory; divides `chunk_projections`.
-        chunk_projections: tokens between two updates of M_k, M_v, M_eta, M_alpha.
+        chunk_projections: tokens between two updates of the other memories.
         conv_width: taps of the causal depthwise convolutions.
         retention_floor: lowest retention gate alpha.
         decay_towards: `initial` keeps the meta-learned state when memory decays, `zero` is eq. 88 as printed.
         max_drift: bound on the Frobenius norm of each fast weight matrix (law 6).
-        levels: the CMS chain, fast to slow.
+        levels: the CMS chain, fast to slow; may be empty.
+        write_rule: `dgd`, Delta Gradient Descent (eq. 57), or `gradient`, plain gradient descent.
+        objective: what a memory learns: `l2`, ||M(k) - v||^2 (eq. 93), or `dot`, -<M(k), v> (eq. 92).
+        adaptive: what memories project, out of `key`, `value`, `query`, `eta`, `alpha`; a Linear does the rest.
+        momentum: carry a share of the writes of earlier chunks on to the next.
+        retention: False never forgets (alpha = 1; Table 6 "w/o weight decay").
+        read: `token` answers from the state after the token's own write, `boundary` from the chunk's start (eq. 90).
+        chain: `sequential` (eq. 73), `nested` (eq. 72) or `independent` (eq. 74) CMS levels.
+        mixer: `titans`, or `attention` (Hope-Attention; for research, its state grows with the text).
     """
 
     vocab_size: int = 4096
@@ -79,6 +115,14 @@ class ModelConfig:
             LevelConfig(CMS_SLOW, 384, "tenant", 0.0),
         )
     )
+    write_rule: str = "dgd"
+    objective: str = "l2"
+    adaptive: tuple[str, ...] = ("key", "value", "eta", "alpha")
+    momentum: bool = False
+    retention: bool = True
+    read: str = "token"
+    chain: str = "sequential"
+    mixer: str = TITANS
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -87,13 +131,56 @@ class ModelConfig:
             raise InvalidRequest(
                 f"chunk_projections {self.chunk_projections} must be a multiple of chunk_memory {self.chunk_memory}"
             )
-        if self.decay_towards not in ("initial", "zero"):
-            raise InvalidRequest("decay_towards is 'initial' or 'zero'", param="decay_towards")
+        for name, allowed in CHOICES.items():
+            _one_of(name, getattr(self, name), allowed)
+        for name in self.adaptive:
+            _one_of("adaptive", name, ADAPTIVE)
+        # One order for one model; and JSON knows no tuples.
+        object.__setattr__(self, "adaptive", tuple(name for name in ADAPTIVE if name in self.adaptive))
+        names = [level.name for level in self.levels]
+        if len(set(names)) < len(names):
+            raise InvalidRequest(f"two levels have the same name: {', '.join(names)}", param="levels")
+        if self.mixer == ATTENTION and self.head_width % 2:
+            raise InvalidRequest(f"attention turns pairs: the head width {self.head_width} must be even", param="mixer")
 
     @property
     def head_width(self) -> int:
         """Width of one head."""
         return self.width // self.num_heads
+
+    def identity(self) -> dict[str, Any]:
+        """What makes one shape differ from another, for its fingerprint.
+
+        A field of `LATER_FIELDS` is left out where it has its default: a memory that grew before there was such a
+        field still belongs to its model.
+        """
+        return _identity(self) | {"levels": [_identity(level) for level in self.levels]}
+
+    def check_servable(self) -> None:
+        """Refuses a shape that the serving engine does not hold.
+
+        Raises:
+            Unsupported: the state grows with the text, or a turn has no `cms.fast` to teach.
+        """
+        if self.mixer != TITANS:
+            raise Unsupported(
+                f"a model with mixer '{self.mixer}' cannot be served: its state grows with the text; "
+                f"serve one with mixer '{TITANS}'",
+                param="checkpoint",
+            )
+        if not any(level.name == CMS_FAST and level.scope == "session" for level in self.levels):
+            raise Unsupported(f"a model without a session level '{CMS_FAST}' cannot be served", param="checkpoint")
+
+
+def _identity(config: LevelConfig | ModelConfig) -> dict[str, Any]:
+    values = ((one, getattr(config, one.name)) for one in fields(config))
+    return {one.name: value for one, value in values if one.name not in LATER_FIELDS or value != one.default}
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join(f"'{choice}'" for choice in allowed)
+        raise InvalidRequest(f"{name} is one of {choices}, not '{value}'", param=name)
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,14 @@ class Engine:
             loaded: a model and its tokenizer, in place of the checkpoint of `settings`.
 
         Raises:
-            InvalidRequest: the checkpoint is not one.
+            InvalidRequest: the checkpoint is not one, or holds a model that cannot be served.
             StoreUnavailable: the store does not answer.
         """
         torch.set_num_threads(settings.torch_threads)
         if loaded is None:
             loaded = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
         model, tokenizer = loaded
+        model.config.check_servable()
         embedded = None if store_settings.redis_url else await EmbeddedStore.start(store_settings.data_dir)
         url = store_settings.redis_url or (embedded.url if embedded else "")
         store = await SessionStore.connect(url, store_settings)

@@ -5,6 +5,7 @@ Knows the model and its checkpoints; no engine, no store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,16 +13,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from engine.config import CMS_FAST, CMS_MEDIUM, CMS_SLOW, LevelConfig, ModelConfig
-from engine.model.hope import Hope, HopeBlock, Memory
+from engine.config import ADAPTIVE, ATTENTION, CMS_FAST, CMS_MEDIUM, CMS_SLOW, LevelConfig, ModelConfig
+from engine.model.hope import POSITION, Hope, HopeBlock, Memory
 from engine.model.weights import WEIGHTS_FILE, bundled_checkpoint, load_checkpoint, save_checkpoint
 from engine.tokenizer import NUM_SPECIAL, Tokenizer
 
 CHUNK_MEMORY, CHUNK_PROJECTIONS = 8, 16
 SHIPPED = (bundled_checkpoint() / WEIGHTS_FILE).is_file()
-# The names that `named_model` knows; the shipped one is among them as soon as the package holds it.
+# Names that `named_model` knows; the shipped one is among them as soon as the package holds it.
 MODELS = ("initial", "zero", *(("shipped",) if SHIPPED else ()))
+FIVE_LEVELS = (
+    *(LevelConfig(f"cms.level_{number}", 6, "session", 0.5, period_tokens=8 * 2**number) for number in range(3)),
+    LevelConfig(CMS_SLOW, 10, "tenant"),
+    LevelConfig("cms.fixed", 12, "training"),
+)
+# The parts of the paper behind configuration: one shape for every value that is not the default, and some together.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "gradient": {"write_rule": "gradient"},
+    "dot": {"objective": "dot"},
+    "dot by gradient": {"write_rule": "gradient", "objective": "dot"},
+    "static": {"adaptive": ()},
+    "adaptive values": {"adaptive": ("value",)},
+    "adaptive rates": {"adaptive": ("eta", "alpha")},
+    "adaptive queries": {"adaptive": ADAPTIVE},
+    "momentum": {"momentum": True},
+    "never forgets": {"retention": False},
+    "boundary read": {"read": "boundary"},
+    "nested": {"chain": "nested"},
+    "independent": {"chain": "independent"},
+    "no levels": {"levels": ()},
+    "five levels": {"levels": FIVE_LEVELS},
+    "attention": {"mixer": ATTENTION},
+}
 
 SENTENCES = (
     "My dog is called Rex and he likes the river.",
@@ -64,8 +89,11 @@ def tiny_model(seed: int = 0, *, writes_hard: bool = True, **changes: Any) -> Ho
             return model
         for block in model.blocks:
             assert isinstance(block, HopeBlock)
+            if model.config.mixer == ATTENTION:
+                continue
             block.titans.eta_bias.copy_(torch.linspace(-0.5, 0.5, model.config.num_heads))
-            block.titans.alpha_bias.copy_(torch.linspace(1.5, 3.0, model.config.num_heads))
+            if model.config.retention:
+                block.titans.alpha_bias.copy_(torch.linspace(1.5, 3.0, model.config.num_heads))
             for parameter in block.titans.initial.parameters():
                 parameter.mul_(2)
     return model
@@ -73,9 +101,11 @@ def tiny_model(seed: int = 0, *, writes_hard: bool = True, **changes: Any) -> Ho
 
 @cache
 def named_model(name: str) -> Hope:
-    """One of `MODELS`; not to be changed."""
+    """One of `MODELS` or `CONFIGURATIONS`; not to be changed."""
     if name == "shipped":
         return load_checkpoint()[0]
+    if name in CONFIGURATIONS:
+        return tiny_model(**CONFIGURATIONS[name])
     return tiny_model(decay_towards=name)
 
 
@@ -105,8 +135,26 @@ def initial(model: Hope, num_rows: int = 1) -> Memory:
 
 
 def row_of(memory: Memory, row: int) -> Memory:
-    """One row of a batch's memory, batch size 1."""
-    return {name: value[row : row + 1] for name, value in memory.items()}
+    """One row of a batch's memory, batch size 1; of attention only what the row itself has read."""
+    read = int(memory[POSITION][row])
+    return {
+        name: value[row : row + 1, :, :read] if name.startswith(ATTENTION) else value[row : row + 1]
+        for name, value in memory.items()
+    }
+
+
+def stacked(rows: Sequence[Memory]) -> Memory:
+    """The rows' memories as one batch; attention has as many slots as the longest row needs."""
+    most = max(int(row[POSITION]) for row in rows)
+    return {
+        name: torch.cat(
+            [
+                pad(row[name], (0, 0, 0, most - row[name].shape[2])) if name.startswith(ATTENTION) else row[name]
+                for row in rows
+            ]
+        )
+        for name in rows[0]
+    }
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.config import CMS_MEDIUM
 from engine.consolidation.policy import ReplayPolicy
 from engine.core import Turn
+from engine.model.continuum import restart_faster
 from engine.model.hope import POSITION, Hope, Memory
 from engine.model.learning import Lesson, learn, surprise
 from engine.model.portable import level_of, pack_row, unpack_row
@@ -64,6 +65,8 @@ def medium_of(tensors: Mapping[str, Tensor], model: Hope) -> Memory:
 def with_medium(tensors: Mapping[str, Tensor], medium: Memory, model: Hope) -> dict[str, Tensor]:
     """A stored memory with this `cms.medium` in place of its own; nothing else is touched."""
     others = {name: value for name, value in tensors.items() if level_of(name) != CMS_MEDIUM}
+    if model.config.chain == "nested":
+        others = restart_faster(others, CMS_MEDIUM, model.config)
     position = torch.zeros(1, dtype=torch.int64)
     return {**others, **pack_row({**medium, POSITION: position}, model.config.chunk_projections)}
 

@@ -54,6 +54,7 @@ async def run_worker(
     if store_settings.redis_url is None:
         raise InvalidRequest("a worker needs the URL of the store that the server uses", param="redis_url")
     model, tokenizer = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
+    model.config.check_servable()
     store = await SessionStore.connect(store_settings.redis_url, store_settings)
     consolidation = SessionConsolidation(model, tokenizer, store, observer, ReplayPolicy())
     logger.info("waiting for sessions to consolidate")

@@ -1,4 +1,4 @@
-"""The Continuum Memory System (HOPE.md §1(g), eq. 70, 71): a chain of residual MLP blocks, fast to slow.
+"""The Continuum Memory System (HOPE.md §1(g), eq. 70 to 74): residual MLP blocks, fast to slow.
 
 A block's initial state is a parameter; what a session (or tenant) has learned is a difference from it that comes
 in with the memory. Knows no clocks: when a level learns is decided elsewhere; how, in `update_rule` terms, is
@@ -9,14 +9,17 @@ Shapes: B rows, T tokens, D width, F hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import LevelConfig
+from engine.config import LevelConfig, ModelConfig
+from engine.errors import InvalidRequest
 from engine.model.layers import RMSNorm
+
+Difference = tuple[Tensor, Tensor] | None
 
 
 class ContinuumBlock(nn.Module):
@@ -29,8 +32,12 @@ class ContinuumBlock(nn.Module):
         self.w2 = nn.Parameter(torch.randn(level.hidden, width) * width**-0.5)
         self.w1 = nn.Parameter(torch.randn(width, level.hidden) * 0.3 * level.hidden**-0.5)
 
-    def forward(self, x_BTD: Tensor, difference: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, difference: Difference) -> Tensor:
         """`difference` is (W2 [B,F,D], W1 [B,D,F]), or None where nothing was learned."""
+        return x_BTD + self.added(x_BTD, difference)
+
+    def added(self, x_BTD: Tensor, difference: Difference) -> Tensor:
+        """What the block adds to the residual stream [B,T,D]."""
         normed = self.norm(x_BTD)
         hidden = functional.linear(normed, self.w2)
         if difference is not None:
@@ -39,13 +46,48 @@ class ContinuumBlock(nn.Module):
         out = functional.linear(hidden, self.w1)
         if difference is not None:
             out = out + hidden @ difference[1].transpose(1, 2)
-        return x_BTD + out
+        return out
+
+
+def mix(x_BTD: Tensor, levels: Sequence[ContinuumBlock], differences: Sequence[Difference], scores_L: Tensor) -> Tensor:
+    """Levels side by side (eq. 74): y = x + sum of w_l MLP_l(norm(x)), w the softmax of learned scores [levels]."""
+    out = x_BTD
+    for share, level, difference in zip(torch.softmax(scores_L, 0), levels, differences, strict=True):
+        out = out + share * level.added(x_BTD, difference)
+    return out
+
+
+def restart_faster(
+    memory: Mapping[str, Tensor], level_name: str, config: ModelConfig, rows_B: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The memory after a step of a level where levels are nested (eq. 72): faster ones start again from their
+    initial state, that is, from a difference of zero.
+
+    Args:
+        memory: any memory; it is not changed. Levels it does not hold are passed over.
+        level_name: the level that stepped; it and slower levels stay as they are.
+        rows_B: true in the rows that stepped; None means all of them.
+
+    Raises:
+        InvalidRequest: the model has no such level.
+    """
+    names = [level.name for level in config.levels]
+    if level_name not in names:
+        raise InvalidRequest(f"this model has no level '{level_name}'", param="level")
+    faster = tuple(f"{name}." for name in names[: names.index(level_name)])
+    after = dict(memory)
+    for name, value in memory.items():
+        if name.startswith(faster) and value.is_floating_point():
+            nothing = torch.zeros_like(value)
+            after[name] = nothing if rows_B is None else torch.where(rows_B[:, None, None], nothing, value)
+    return after
 
 
 def descend(
     differences: Mapping[str, Tensor], gradients: Mapping[str, Tensor], level: LevelConfig, rate_B: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One step of a level (eq. 71 with plain gradient descent), for every row alike.
+    """One step of a level (eq. 71 with plain gradient descent), for every row alike; differentiable in the
+    differences and the rate.
 
     Args:
         differences, gradients: the level's tensors [B, ...] by name, over all layers.
@@ -59,12 +101,13 @@ def descend(
     norm_B = _norm(gradients)
     finite_B = torch.isfinite(norm_B)
     clip_B = (level.max_update_norm / norm_B.clamp_min(1e-12)).clamp_max(1.0)
-    scale_B = torch.where(finite_B, level.learning_rate * rate_B * clip_B, torch.zeros_like(norm_B))
+    scale_B = level.learning_rate * rate_B * torch.where(finite_B, clip_B, torch.zeros_like(norm_B))
     moved = {}
     for name, value in differences.items():
         gradient = torch.nan_to_num(gradients[name], nan=0.0, posinf=0.0, neginf=0.0)
         moved[name] = value - scale_B[:, None, None] * gradient
-    total_B = _norm(moved)
+    # Where the step is differentiated (learned clocks), the bound is a constant of it: at zero its root has no slope.
+    total_B = _norm({name: value.detach() for name, value in moved.items()})
     pull_B = (level.max_drift / total_B.clamp_min(1e-12)).clamp_max(1.0)
     bounded = {name: value * pull_B[:, None, None] for name, value in moved.items()}
     return bounded, torch.nan_to_num(norm_B * scale_B, nan=0.0, posinf=0.0)

@@ -108,6 +108,8 @@ def _uneven_piece(
 def take(x_BHTK: Tensor, piece: Piece) -> Tensor:
     """The piece's tokens -> [B,H,N,K]."""
     if piece.uneven is None:
+        if piece.count == x_BHTK.shape[2]:
+            return x_BHTK
         return x_BHTK[:, :, piece.start : piece.start + piece.count]
     index = piece.uneven.index_BN[:, None, :, None].expand(-1, x_BHTK.shape[1], -1, x_BHTK.shape[3])
     return x_BHTK.gather(2, index)

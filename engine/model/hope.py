@@ -1,4 +1,5 @@
 """Hope (HOPE.md §1(h), eq. 94 to 97): self-modifying Titans followed by the CMS chain, block after block.
+Hope-Attention has attention in the place of Titans.
 
 `forward(tokens, memory) -> (logits, memory)`: memory is a value, batch first; the module holds no session state.
 Knows nothing of turns, sessions or sampling.
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import TITANS, ModelConfig
-from engine.model.continuum import ContinuumBlock
+from engine.config import ATTENTION, LevelConfig, ModelConfig
+from engine.model.attention import CausalAttention
+from engine.model.continuum import ContinuumBlock, Difference, mix
 from engine.model.grid import Piece, cut
 from engine.model.layers import RMSNorm
 from engine.model.self_modifying import SelfModifyingTitans
@@ -23,12 +25,26 @@ POSITION = "position"
 
 
 class HopeBlock(nn.Module):
-    """One layer: Titans and the CMS chain, each inside a residual connection (HOPE.md §3, 10)."""
+    """One layer: Titans (or attention) and the CMS chain, each inside a residual connection (HOPE.md §3, 10)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.titans = SelfModifyingTitans(config)
+        if config.mixer == ATTENTION:
+            self.attention = CausalAttention(config)
+        else:
+            self.titans = SelfModifyingTitans(config)
         self.levels = nn.ModuleList(ContinuumBlock(config.width, level) for level in config.levels)
+        side_by_side = config.chain == "independent" and config.levels
+        self.scores = nn.Parameter(torch.zeros(len(config.levels))) if side_by_side else None
+
+    def chain(self, x_BTD: Tensor, differences: list[Difference]) -> Tensor:
+        """The CMS levels one after another, or side by side, each with what its row has learned [B,T,D]."""
+        if self.scores is not None:
+            levels = [level for level in self.levels if isinstance(level, ContinuumBlock)]
+            return mix(x_BTD, levels, differences, self.scores)
+        for level, difference in zip(self.levels, differences, strict=True):
+            x_BTD = level(x_BTD, difference)
+        return x_BTD
 
 
 class Hope(nn.Module):
@@ -53,8 +69,9 @@ class Hope(nn.Module):
         memory: Memory = {POSITION: torch.zeros(batch_size, dtype=torch.int64, device=weight.device)}
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            for name, value in block.titans.initial_state(batch_size).items():
-                memory[f"{TITANS}.{index}.{name}"] = value
+            mixer = block.attention if self.config.mixer == ATTENTION else block.titans
+            for name, value in mixer.initial_state(batch_size).items():
+                memory[f"{self.config.mixer}.{index}.{name}"] = value
         if not levels:
             return memory
         for level in self.config.levels:
@@ -98,8 +115,8 @@ class Hope(nn.Module):
         """Next-token logits of a residual stream, with the tied embedding."""
         return functional.linear(x_BTD, self.embedding.weight)
 
-    @staticmethod
     def _block(
+        self,
         x_BTD: Tensor,
         block: HopeBlock,
         index: int,
@@ -107,14 +124,18 @@ class Hope(nn.Module):
         pieces: list[Piece],
         lengths_B: Tensor | None,
     ) -> Tensor:
-        prefix = f"{TITANS}.{index}."
-        state = {name: memory[prefix + name] for name in block.titans.state_names}
-        added, state = block.titans(x_BTD, state, pieces, lengths_B)
+        prefix = f"{self.config.mixer}.{index}."
+        if self.config.mixer == ATTENTION:
+            state = {name: memory[prefix + name] for name in block.attention.state_names}
+            added, state = block.attention(x_BTD, state, memory[POSITION], lengths_B)
+        else:
+            state = {name: memory[prefix + name] for name in block.titans.state_names}
+            added, state = block.titans(x_BTD, state, pieces, lengths_B)
         memory.update({prefix + name: value for name, value in state.items()})
-        x_BTD = x_BTD + added
-        for level in block.levels:
-            assert isinstance(level, ContinuumBlock)
-            name = f"{level.level.name}.{index}"
-            learned = memory.get(f"{name}.w2"), memory.get(f"{name}.w1")
-            x_BTD = level(x_BTD, learned if learned[0] is not None else None)
-        return x_BTD
+        return block.chain(x_BTD + added, [_difference(memory, level, index) for level in self.config.levels])
+
+
+def _difference(memory: Memory, level: LevelConfig, index: int) -> Difference:
+    """What the rows have learned in a layer's level; None where the memory does not hold that level."""
+    w2 = memory.get(f"{level.name}.{index}.w2")
+    return None if w2 is None else (w2, memory[f"{level.name}.{index}.w1"])

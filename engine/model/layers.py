@@ -1,8 +1,8 @@
-"""The plain layers around the memories: RMSNorm and the causal depthwise convolutions with their carried tail.
+"""The plain layers around the memories: RMSNorm, rotary positions, and causal depthwise convolutions with their tail.
 
 Knows neither memories nor levels.
 
-Shapes: B rows, T tokens, D width, W taps, F filters.
+Shapes: B rows, T tokens, D width, H heads, K head width, W taps, F filters.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ class RMSNorm(nn.Module):
 def unit(x: Tensor) -> Tensor:
     """`x` at length 1 over the last axis; what is next to nothing stays so."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-12)
+
+
+def rotate(x_BHTK: Tensor, place_BT: Tensor) -> Tensor:
+    """Rotary positions (base 10,000): pairs (i, i + K/2) turned by the token's place; K is even."""
+    half = x_BHTK.shape[-1] // 2
+    speed = 10_000.0 ** (-torch.arange(half, device=x_BHTK.device, dtype=x_BHTK.dtype) / half)
+    angle_B1TK = (place_BT.to(x_BHTK.dtype).unsqueeze(-1) * speed).unsqueeze(1)
+    first, second = x_BHTK[..., :half], x_BHTK[..., half:]
+    cos, sin = angle_B1TK.cos(), angle_B1TK.sin()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 class CausalFilters(nn.Module):

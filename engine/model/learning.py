@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine.config import LevelConfig
 from engine.errors import InvalidRequest
-from engine.model.continuum import descend
+from engine.model.continuum import descend, restart_faster
 from engine.model.hope import Hope, Memory
 
 SURPRISE_CEILING_NATS = 8.0
@@ -68,14 +68,20 @@ def learn(
         rate: factor on the level's learning rate.
 
     Returns:
-        `after` with the level's differences moved, and what the step did.
+        `after` with the level's differences moved, and what the step did. Where levels are nested (eq. 72), faster
+        ones start again in the rows that moved.
+
+    Raises:
+        InvalidRequest: the model has no such level, or the memory does not hold it (a level of another scope).
     """
     level = level_named(model, name)
     names = [key for key in after if key.startswith(f"{name}.") and after[key].is_floating_point()]
+    if not names:
+        raise InvalidRequest(f"a memory that does not hold '{name}' ({level.scope}) cannot learn it", param="level")
     inputs = {key: before[key].detach().clone().requires_grad_() for key in names}
     with torch.enable_grad():
         losses_BT, shares_BT = _losses(model, {**before, **inputs}, lesson)
-        weights_BT = shares_BT * _emphasis(losses_BT.detach(), shares_BT)
+        weights_BT = shares_BT * emphasis(losses_BT.detach(), shares_BT)
         objective = (losses_BT * weights_BT).sum(1) / weights_BT.sum(1).clamp_min(1.0)
         gradients = torch.autograd.grad(objective.sum(), list(inputs.values()))
     counted_B = shares_BT.sum(1)
@@ -87,6 +93,8 @@ def learn(
         surprise_B = (losses_BT * shares_BT).sum(1) / counted_B.clamp_min(1.0)
     updates = f"{name}.updates"
     learned = {**after, **moved, updates: after[updates] + (norm_B > 0).long()}
+    if model.config.chain == "nested":
+        learned = restart_faster(learned, name, model.config, norm_B > 0)
     return learned, Learned(surprise_B.detach(), norm_B)
 
 
@@ -97,15 +105,15 @@ def surprise(model: Hope, memory: Memory, lesson: Lesson) -> Tensor:
         return (losses_BT * shares_BT).sum(1) / shares_BT.sum(1).clamp_min(1.0)
 
 
+def emphasis(losses_BT: Tensor, shares_BT: Tensor) -> Tensor:
+    """Each token's weight [B,T]: its surprise over the row's mean; what is above the ceiling counts no more."""
+    bounded = losses_BT.clamp_max(SURPRISE_CEILING_NATS)
+    mean = (bounded * shares_BT).sum(1, keepdim=True) / shares_BT.sum(1, keepdim=True).clamp_min(1.0)
+    return bounded / mean.clamp_min(1e-6)
+
+
 def _losses(model: Hope, memory: Memory, lesson: Lesson) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of tokens 1..T-1 in nats, and which of them count."""
     logits, _ = model(lesson.tokens_BT, memory, lesson.lengths_B)
     losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1), lesson.tokens_BT[:, 1:].flatten(), reduction="none")
     return losses.view(lesson.tokens_BT.shape[0], -1), lesson.counts_BT[:, 1:]
-
-
-def _emphasis(losses_BT: Tensor, shares_BT: Tensor) -> Tensor:
-    """Each token's weight: its surprise over the row's mean; what is above the ceiling counts no more."""
-    bounded = losses_BT.clamp_max(SURPRISE_CEILING_NATS)
-    mean = (bounded * shares_BT).sum(1, keepdim=True) / shares_BT.sum(1, keepdim=True).clamp_min(1.0)
-    return bounded / mean.clamp_min(1e-6)

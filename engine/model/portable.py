@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from engine.config import TITANS
 from engine.model.hope import POSITION, Hope, HopeBlock, Memory
-from engine.model.self_modifying import STACKS
 
 OPEN_CHUNK = ".open."
 
@@ -37,9 +36,13 @@ def pack_row(memory: Memory, frame: int) -> dict[str, Tensor]:
 
 
 def unpack_row(packed: Mapping[str, Tensor], model: Hope) -> Memory:
-    """The memory that `pack_row` packed, float32, batch size 1."""
+    """The memory that `pack_row` packed, float32, batch size 1.
+
+    What is not there was zero, once something was read; before that it is the initial state, which need not be.
+    """
+    make = torch.zeros_like if POSITION in packed else torch.clone
     with torch.no_grad():
-        memory = {name: value.clone() for name, value in model.initial_memory(1).items()}
+        memory = {name: make(value) for name, value in model.initial_memory(1).items()}
     for name, stored in packed.items():
         value = stored.unsqueeze(0).to(memory[name].dtype)
         if OPEN_CHUNK in name:
@@ -62,18 +65,9 @@ class LevelState:
 
 
 def describe(memory: Memory, model: Hope) -> list[LevelState]:
-    """Every level of one row, fast to slow."""
+    """Every level of one row, fast to slow; attention, which writes no weights, is none."""
     config = model.config
-    titans = [
-        (memory[f"{TITANS}.{index}.{stack}.{part}"], _initial(block, stack, part))
-        for index, block in enumerate(model.blocks)
-        for stack in STACKS
-        for part in ("w2", "w1")
-    ]
-    if config.decay_towards == "zero":
-        titans = [(value - start, start) for value, start in titans]
-    clock = int(memory[POSITION]) // config.chunk_memory
-    states = [_level_state(TITANS, "session", clock, titans)]
+    states = [_titans_state(memory, model)] if config.mixer == TITANS else []
     for number, level in enumerate(config.levels):
         pairs = []
         for index, block in enumerate(model.blocks):
@@ -99,14 +93,21 @@ def distance(before: Memory, after: Memory, level: str) -> float:
 
 
 def level_of(name: str) -> str:
-    """The level a memory tensor belongs to; the position belongs to `titans`."""
+    """The level a memory tensor belongs to; the position and what attention keeps belong to `titans`."""
     return ".".join(name.split(".")[:2]) if name.startswith("cms.") else TITANS
 
 
-def _initial(block: torch.nn.Module, stack: str, part: str) -> Tensor:
-    assert isinstance(block, HopeBlock)
-    value: Tensor = getattr(block.titans.initial[stack], part)
-    return value
+def _titans_state(memory: Memory, model: Hope) -> LevelState:
+    pairs = []
+    for index, block in enumerate(model.blocks):
+        assert isinstance(block, HopeBlock)
+        for stack in block.titans.stacks:
+            for part in ("w2", "w1"):
+                start: Tensor = getattr(block.titans.initial[stack], part)
+                value = memory[f"{TITANS}.{index}.{stack}.{part}"]
+                pairs.append((value - start if model.config.decay_towards == "zero" else value, start))
+    clock = int(memory[POSITION]) // model.config.chunk_memory
+    return _level_state(TITANS, "session", clock, pairs)
 
 
 def _level_state(name: str, scope: str, updates: int, pairs: list[tuple[Tensor, Tensor]]) -> LevelState:

@@ -16,12 +16,16 @@ from torch.nn import functional
 
 from engine.config import ModelConfig
 from engine.model.grid import Piece, cleared, extend, own_chunk, put, take
-from engine.model.layers import CausalFilters, RMSNorm, unit
+from engine.model.layers import RMSNorm
+from engine.model.projections import Projections, State
 from engine.model.update_rule import (
     Chunk,
     Earlier,
+    Momentum,
+    Rule,
     Weights,
     Write,
+    apply_momentum,
     apply_write,
     plan_write,
     read,
@@ -29,11 +33,8 @@ from engine.model.update_rule import (
     solve_delta,
 )
 
-# The stacks of memories that share a shape: M_memory; M_k and M_v; M_eta and M_alpha.
-STACKS = ("memory", "projections", "rates")
 # What the open chunks keep of a token: as it came, and what M_memory will write of it.
 CAME, PLANNED = ("key", "value", "rates"), ("activation", "step", "inner")
-State = dict[str, Tensor]
 
 
 class InitialMemory(nn.Module):
@@ -46,29 +47,26 @@ class InitialMemory(nn.Module):
         self.w1 = nn.Parameter(torch.randn(num_heads, num_memories, out, hidden) * 0.05)
 
 
-class SelfModifyingTitans(nn.Module):
+class SelfModifyingTitans(Projections):
     """The first half of a Hope block: reads and writes its memories as tokens pass."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width, heads, key = config.width, config.num_heads, config.head_width
-        self.norm = RMSNorm(width)
-        self.filters = CausalFilters(width, 3, config.conv_width)
-        self.query = nn.Linear(width, width, bias=False)
+        self.rule = Rule(config.write_rule, config.objective)
         self.gate = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.read_norm = RMSNorm(key)
+        hidden = {"memory": config.memory_hidden, "projections": config.projection_hidden, "rates": config.rate_hidden}
         self.initial = nn.ModuleDict(
             {
-                "memory": InitialMemory(heads, 1, key, config.memory_hidden, key),
-                "projections": InitialMemory(heads, 2, key, config.projection_hidden, key),
-                "rates": InitialMemory(heads, 2, key, config.rate_hidden, 1),
+                stack: InitialMemory(heads, len(names), key, hidden[stack], 1 if stack == "rates" else key)
+                for stack, names in self.stacks.items()
             }
         )
-        # eta from 0.03 to 0.18 and a retention horizon from some 500 to 10,000 tokens, spread over the heads.
-        self.eta_bias = nn.Parameter(torch.linspace(-3.5, -1.5, heads))
-        self.alpha_bias = nn.Parameter(torch.linspace(4.5, 7.5, heads))
+        if config.momentum:
+            # The share of S that a chunk carries on, before a sigmoid: a half at first.
+            self.momentum_bias = nn.ParameterDict({stack: torch.zeros(heads) for stack in self.stacks})
 
     @cached_property
     def state_names(self) -> tuple[str, ...]:
@@ -89,11 +87,13 @@ class SelfModifyingTitans(nn.Module):
             "open.step": new(num_rows, heads, slots, key),
             "open.inner": new(num_rows, heads, slots, config.memory_hidden),
         }
-        for stack in STACKS:
+        for stack in self.stacks:
             initial = self.initial[stack]
-            for part in ("w2", "w1"):
+            for part, carried in (("w2", "s2"), ("w1", "s1")):
                 start: Tensor = getattr(initial, part).unsqueeze(0).expand(num_rows, -1, -1, -1, -1)
                 state[f"{stack}.{part}"] = torch.zeros_like(start) if config.decay_towards == "initial" else start
+                if config.momentum:
+                    state[f"{stack}.{carried}"] = torch.zeros_like(start)
         return state
 
     def forward(
@@ -103,31 +103,29 @@ class SelfModifyingTitans(nn.Module):
         state = dict(state)
         filtered, state["tail"] = self.filters(self.norm(x_BTD), state["tail"], lengths_B)
         query_x, key_x, value_x = filtered.unbind(0)
-        query = unit(self._heads(self.query(query_x)))
-        key_in, value_in = self._heads(key_x), self._heads(value_x)
-        parts, out = [], torch.zeros_like(query)
+        parts = self.prepare(query_x, key_x, value_x)
+        answers: list[Tensor] = []
+        out: Tensor | None = None
         for piece in pieces:
-            y, state = self.segment(state, take(key_in, piece), take(value_in, piece), take(query, piece), piece)
+            taken = {name: take(part, piece) for name, part in parts.items()}
+            y, state = self.segment(state, taken, piece)
             if piece.uneven is None:
-                parts.append(y)
+                answers.append(y)
             else:
-                out = put(out, y, piece)
-        if parts:
-            out = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+                out = put(torch.zeros_like(self._heads(x_BTD)) if out is None else out, y, piece)
+        if answers:
+            out = torch.cat(answers, 2) if len(answers) > 1 else answers[0]
+        if out is None:
+            return torch.zeros_like(x_BTD), state
         merged = self.read_norm(out).transpose(1, 2).flatten(2)
         return self.out(merged * functional.silu(self.gate(query_x))), state
 
-    def segment(
-        self, state: State, key_x_BHNK: Tensor, value_x_BHNK: Tensor, query_BHNK: Tensor, piece: Piece
-    ) -> tuple[Tensor, State]:
+    def segment(self, state: State, parts: State, piece: Piece) -> tuple[Tensor, State]:
         """One piece: its answers [B,H,N,K] and the state after it. Training may replace this by its compiled self."""
         state = dict(state)
-        new = self._project(state, key_x_BHNK, value_x_BHNK)
-        return self._advance(state, new, query_BHNK, piece), state
-
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        rows, tokens, _ = x_BTD.shape
-        return x_BTD.view(rows, tokens, self.config.num_heads, self.config.head_width).transpose(1, 2)
+        weights = {stack: self._weights(state, stack) for stack in self.stacks}
+        query, new = self.project(parts, weights)
+        return self._advance(state, new, query, weights, piece), state
 
     def _weights(self, state: State, stack: str) -> Weights:
         initial = self.initial[stack] if self.config.decay_towards == "initial" else None
@@ -138,40 +136,31 @@ class SelfModifyingTitans(nn.Module):
             None if initial is None else initial.w1,  # type: ignore[arg-type]
         )
 
-    def _project(self, state: State, key_x_BHNK: Tensor, value_x_BHNK: Tensor) -> dict[str, Tensor]:
-        """k, v (unit length), eta and 1 - alpha of a piece, read from the memories' state at the chunk's start."""
-        both = torch.stack([key_x_BHNK, value_x_BHNK], 2)
-        projected = unit(read(self._weights(state, "projections").total(), both, residual=True))
-        rates = read(self._weights(state, "rates").total(), key_x_BHNK.unsqueeze(2), residual=False)
-        eta = torch.sigmoid(rates[:, :, 0] + self.eta_bias[:, None, None])
-        span = 1.0 - self.config.retention_floor
-        forget = span * torch.sigmoid(-(rates[:, :, 1] + self.alpha_bias[:, None, None]))
-        # eta <= alpha keeps the delta rule's eigenvalues at or above zero.
-        eta = torch.minimum(eta, 1.0 - forget)
-        key, value = projected.unbind(2)
-        # 1 - alpha is what is stored: near zero it keeps its digits in any precision.
-        return {"key": key, "value": value, "rates": torch.cat([eta, forget], -1)}
-
-    def _advance(self, state: State, new: dict[str, Tensor], query_BHNK: Tensor, piece: Piece) -> Tensor:
+    def _advance(
+        self, state: State, new: State, query_BHNK: Tensor, weights: dict[str, Weights], piece: Piece
+    ) -> Tensor:
         """Answers the piece's queries [B,H,N,K] and moves `state` (in place of the dict, not of its tensors)."""
         if piece.uneven is not None:
             # A padded step neither learns nor forgets.
             new["rates"] = new["rates"] * piece.uneven.valid_BN[:, None, :, None]
-        weights, earlier = self._weights(state, "memory"), self._earlier(state, piece)
-        delta = solve_delta(_chunk(new), earlier)
-        planned = plan_write(weights, delta, True, earlier)
+        memory, earlier = weights["memory"], self._earlier(state, piece)
+        delta = solve_delta(_chunk(new), earlier, self.rule)
+        planned = plan_write(memory, delta, True, earlier, self.rule)
         new["activation"], new["step"], new["inner"] = (
             rows[:, :, 0] for rows in (planned.activation_BHMCF, planned.step_BHMCO, planned.inner_BHMCF)
         )
         frame = {name: extend(state[f"open.{name}"], rows, piece) for name, rows in new.items()}
         write = _write({name: own_chunk(rows, piece) for name, rows in frame.items()})
-        y = read_within(weights, write, query_BHNK, _visible(write, piece), delta.retained_BHC)
+        if self.config.read == "boundary":
+            y = read(memory.total(), query_BHNK.unsqueeze(2), residual=True)[:, :, 0]
+        else:
+            y = read_within(memory, write, query_BHNK, _visible(write, piece), delta.retained_BHC)
         uneven = piece.uneven
         if piece.closes_memory:
-            after = apply_write(weights, write, delta.retained_BHC[:, :, -1], self.config.max_drift)
-            self._settle(state, "memory", after, uneven.closes_memory_B if uneven else None)
-        if piece.closes_projections:
-            self._close_projections(state, _chunk(frame), uneven.closes_projections_B if uneven else None)
+            retained_BH = delta.retained_BHC[:, :, -1]
+            self._settle(state, "memory", memory, write, retained_BH, uneven.closes_memory_B if uneven else None)
+        if piece.closes_projections and len(self.stacks) > 1:
+            self._close_projections(state, _chunk(frame), weights, uneven.closes_projections_B if uneven else None)
         for name in CAME:
             closed_B = uneven.closes_projections_B if uneven else None
             state[f"open.{name}"] = cleared(frame[name], piece.closes_projections, closed_B)
@@ -180,14 +169,15 @@ class SelfModifyingTitans(nn.Module):
             state[f"open.{name}"] = cleared(frame[name], piece.closes_memory, closed_B)
         return y
 
-    def _close_projections(self, state: State, chunk: Chunk, rows_B: Tensor | None) -> None:
+    def _close_projections(
+        self, state: State, chunk: Chunk, weights: dict[str, Weights], rows_B: Tensor | None
+    ) -> None:
         """The other memories learn their whole chunk at once."""
-        delta = solve_delta(chunk)
-        for stack, residual in (("projections", True), ("rates", False)):
-            weights = self._weights(state, stack)
-            write = plan_write(weights, delta, residual)
-            after = apply_write(weights, write, delta.retained_BHC[:, :, -1], self.config.max_drift)
-            self._settle(state, stack, after, rows_B)
+        delta = solve_delta(chunk, None, self.rule)
+        for stack in self.stacks:
+            if stack != "memory":
+                write = plan_write(weights[stack], delta, stack != "rates", None, self.rule)
+                self._settle(state, stack, weights[stack], write, delta.retained_BHC[:, :, -1], rows_B)
 
     @staticmethod
     def _earlier(state: State, piece: Piece) -> Earlier | None:
@@ -204,9 +194,19 @@ class SelfModifyingTitans(nn.Module):
             forget = rates[..., 1] * own_BS.unsqueeze(1)
         return Earlier(key, inner.unsqueeze(2), (1.0 - forget).prod(-1, keepdim=True))
 
-    @staticmethod
-    def _settle(state: State, stack: str, after: tuple[Tensor, Tensor], rows_B: Tensor | None) -> None:
-        for part, value in zip(("w2", "w1"), after, strict=True):
+    def _settle(
+        self, state: State, stack: str, weights: Weights, write: Write, retained_BH: Tensor, rows_B: Tensor | None
+    ) -> None:
+        """Applies a stack's writes of a whole chunk, in the rows that close it (None: all of them)."""
+        limit = self.config.max_drift
+        if self.config.momentum:
+            share_H = torch.sigmoid(self.momentum_bias[stack])
+            momentum = Momentum(state[f"{stack}.s2"], state[f"{stack}.s1"], share_H)
+            after, carried = apply_momentum(weights, write, retained_BH, limit, momentum)
+            new = dict(zip(("w2", "w1", "s2", "s1"), (*after, *carried), strict=True))
+        else:
+            new = dict(zip(("w2", "w1"), apply_write(weights, write, retained_BH, limit), strict=True))
+        for part, value in new.items():
             name = f"{stack}.{part}"
             if rows_B is not None:
                 value = torch.where(rows_B[:, None, None, None, None], value, state[name])

@@ -1,8 +1,8 @@
 """The update of two-layer residual memories over one chunk, in closed form: no loop over tokens, heads or sessions.
 
 M(x) = x + W1 s(W2 x), s = SiLU (HOPE.md eq. 89/91). Writes are Delta Gradient Descent with a retention gate
-(eq. 88/96), gradients taken at the state of the chunk's start (eq. 90), solved as in HOPE.md §4.1.
-Knows tensors only: no sessions, no tokens, no parameters of its own.
+(eq. 88/96), or plain gradient descent; gradients are taken at the state of the chunk's start (eq. 90), solved as
+in HOPE.md §4.1. Knows tensors only: no sessions, no tokens, no parameters of its own.
 
 Shapes: B rows, H heads, M memories stacked, C slots of the chunk, N queries, K key width, F hidden, O output width.
 """
@@ -14,6 +14,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a memory is written.
+
+    Attributes:
+        write: `dgd`, Delta Gradient Descent (eq. 57), or `gradient`, without its projector I - eta k k^T.
+        objective: `l2`, ||M(k) - v||^2 / 2 (eq. 93), or `dot`, -<M(k), v> (eq. 92 with its sign mended: HOPE.md
+            §3, 14). Under `dgd`, `l2` settles halfway to the target and `dot` on it.
+    """
+
+    write: str = "dgd"
+    objective: str = "l2"
+
+
+DEFAULT_RULE = Rule()
 
 
 @dataclass(frozen=True)
@@ -51,14 +68,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Delta:
-    """The parts of DGD that all memories share: one triangular solve over the slots at hand.
+    """The parts of a write that all memories share; for DGD one triangular solve over the slots at hand.
 
-    `retained` is the product of alpha from the chunk's start up to each slot.
+    `retained` is the product of alpha from the chunk's start up to each slot. Plain gradient descent has no transfer.
     """
 
     chunk: Chunk
     retained_BHC: Tensor
-    transfer_BHCC: Tensor
+    transfer_BHCC: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,23 @@ class Write:
     inner_BHMCF: Tensor
 
 
-def solve_delta(chunk: Chunk, earlier: Earlier | None = None) -> Delta:
-    """T = (I + tril(diag(b) K K^T, -1))^-1 diag(b) with b = eta / alpha (HOPE.md §4.1)."""
+@dataclass(frozen=True)
+class Momentum:
+    """What earlier chunks wrote and later ones carry on: S of both matrices, and the share mu of it per head."""
+
+    s2_BHMFK: Tensor
+    s1_BHMOF: Tensor
+    share_H: Tensor
+
+
+def solve_delta(chunk: Chunk, earlier: Earlier | None = None, rule: Rule = DEFAULT_RULE) -> Delta:
+    """T = (I + tril(diag(b) K K^T, -1))^-1 diag(b) with b = eta / alpha (HOPE.md §4.1); none for plain descent."""
     beta = chunk.eta_BHC / chunk.alpha_BHC
     retained = chunk.alpha_BHC if beta.shape[-1] == 1 else torch.cumprod(chunk.alpha_BHC, -1)
     if earlier is not None:
         retained = retained * earlier.retained_BH1
+    if rule.write == "gradient":
+        return Delta(chunk, retained, None)
     if beta.shape[-1] == 1:
         return Delta(chunk, retained, beta.unsqueeze(-1))
     key = chunk.key_BHCK
@@ -101,8 +129,10 @@ def read(weights: tuple[Tensor, Tensor], x_BHMCK: Tensor, residual: bool) -> Ten
     return x_BHMCK + out if residual else out
 
 
-def plan_write(weights: Weights, delta: Delta, residual: bool, earlier: Earlier | None = None) -> Write:
-    """Gradients of ||M(k) - sg(M(v))||^2 at the chunk's start, and what DGD makes of them.
+def plan_write(
+    weights: Weights, delta: Delta, residual: bool, earlier: Earlier | None = None, rule: Rule = DEFAULT_RULE
+) -> Write:
+    """Gradients of the objective of M(k) and sg(M(v)) at the chunk's start, and what the rule makes of them.
 
     The target is a constant of the inner derivative only: the outer one flows through it (HOPE.md §3, 6). The
     triangular solve goes row by row, so slots that were planned `earlier` stay as they are.
@@ -112,18 +142,24 @@ def plan_write(weights: Weights, delta: Delta, residual: bool, earlier: Earlier 
     pre = key @ w2.transpose(-1, -2)
     gate = torch.sigmoid(pre)
     activation = pre * gate
-    error = (activation - functional.silu(value @ w2.transpose(-1, -2))) @ w1.transpose(-1, -2)
-    if residual:
-        error = error + (key - value)
+    if rule.objective == "dot":
+        error = -read((w2, w1), value, residual)
+    else:
+        error = (activation - functional.silu(value @ w2.transpose(-1, -2))) @ w1.transpose(-1, -2)
+        if residual:
+            error = error + (key - value)
     hidden_error = (error @ w1) * (gate + activation * (1 - gate))
-    alpha, retained = delta.chunk.alpha_BHC, delta.retained_BHC
-    held = pre if weights.fixed_w2_HMFK is None else key @ weights.decaying_w2_BHMFK.transpose(-1, -2)
-    if earlier is not None:
-        met = delta.chunk.key_BHCK @ earlier.key_BHSK.transpose(-1, -2)
-        held = held + met.unsqueeze(2) @ earlier.inner_BHMSF
-    wanted = hidden_error * (alpha / retained)[:, :, None, :, None] + held
-    inner = -(delta.transfer_BHCC.unsqueeze(2) @ wanted)
-    step = error * (delta.chunk.eta_BHC / retained)[:, :, None, :, None]
+    alpha, eta, retained = delta.chunk.alpha_BHC, delta.chunk.eta_BHC, delta.retained_BHC
+    if delta.transfer_BHCC is None:
+        inner = -(hidden_error * (eta / retained)[:, :, None, :, None])
+    else:
+        held = pre if weights.fixed_w2_HMFK is None else key @ weights.decaying_w2_BHMFK.transpose(-1, -2)
+        if earlier is not None:
+            met = delta.chunk.key_BHCK @ earlier.key_BHSK.transpose(-1, -2)
+            held = held + met.unsqueeze(2) @ earlier.inner_BHMSF
+        wanted = hidden_error * (alpha / retained)[:, :, None, :, None] + held
+        inner = -(delta.transfer_BHCC.unsqueeze(2) @ wanted)
+    step = error * (eta / retained)[:, :, None, :, None]
     return Write(delta.chunk.key_BHCK, activation, step, inner)
 
 
@@ -136,6 +172,27 @@ def apply_write(weights: Weights, write: Write, retained_BH: Tensor, max_drift: 
     w2 = weights.decaying_w2_BHMFK + write.inner_BHMCF.transpose(-1, -2) @ write.key_BHCK.unsqueeze(2)
     w1 = weights.decaying_w1_BHMOF - write.step_BHMCO.transpose(-1, -2) @ write.activation_BHMCF
     return _retain(w2, last, max_drift), _retain(w1, last, max_drift)
+
+
+def apply_momentum(
+    weights: Weights, write: Write, retained_BH: Tensor, max_drift: float, momentum: Momentum
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """As `apply_write` with momentum over chunks: S <- mu S + (what the chunk wrote), M <- retained M + S.
+
+    This is Titans' form (HOPE.md §1(e)) with the chunk as its unit of time: eq. 88 has no momentum although Table 6
+    takes one away (HOPE.md §3, 3), and per chunk the read inside a chunk and its closed form stay as they are.
+
+    Returns:
+        The decaying (W2, W1) and the new (S2, S1), each within the ball of radius `max_drift`.
+    """
+    last, share = retained_BH[:, :, None, None, None], momentum.share_H[:, None, None, None]
+    one = torch.ones_like(last)
+    wrote2 = last * (write.inner_BHMCF.transpose(-1, -2) @ write.key_BHCK.unsqueeze(2))
+    wrote1 = last * (write.step_BHMCO.transpose(-1, -2) @ write.activation_BHMCF)
+    s2 = _retain(share * momentum.s2_BHMFK + wrote2, one, max_drift)
+    s1 = _retain(share * momentum.s1_BHMOF - wrote1, one, max_drift)
+    w2 = _retain(last * weights.decaying_w2_BHMFK + s2, one, max_drift)
+    return (w2, _retain(last * weights.decaying_w1_BHMOF + s1, one, max_drift)), (s2, s1)
 
 
 def _retain(matrix: Tensor, retained: Tensor, limit: float) -> Tensor:

@@ -84,7 +84,7 @@ def parse_config(text: str) -> ModelConfig:
 
 def fingerprint(model: Hope) -> str:
     """16 hex digits that change with the shape or any weight."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.config)).encode())
+    digest = hashlib.sha256(json.dumps(model.config.identity()).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

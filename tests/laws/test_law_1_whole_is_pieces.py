@@ -15,10 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from engine.config import ATTENTION
 from engine.model.continuum import ContinuumBlock
 from engine.model.hope import Hope, HopeBlock, Memory
-from tests.engine.model.recurrence import PLACES, PlainTitans, silu
-from tests.tiny import MODELS, distance, initial, memory_distance, named_model, random_tokens, row_of, tiny_model
+from tests.engine.model.recurrence import PlainTitans, attend, places, silu
+from tests.tiny import (
+    CONFIGURATIONS,
+    MODELS,
+    distance,
+    initial,
+    memory_distance,
+    named_model,
+    random_tokens,
+    row_of,
+    tiny_model,
+)
 
 FLOAT32, FLOAT64 = 1e-4, 1e-9
 
@@ -42,7 +53,7 @@ def _even(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 @pytest.mark.parametrize("cut", ["chunk by chunk", "token by token", "across every boundary"])
 def test_law_1_whole_is_any_even_cut(name: str, cut: str) -> None:
     model = named_model(name)
@@ -102,7 +113,7 @@ def test_law_1_whole_is_any_ragged_batch_in_float64(decay_towards: str, calls: l
         assert memory_distance(row_of(memory, row), whole_memory) <= FLOAT64
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 def test_law_1_whole_is_a_ragged_batch(name: str) -> None:
     model = named_model(name)
     chunk, total = model.config.chunk_memory, _length(model)
@@ -121,11 +132,18 @@ def _plain_run(model: Hope, tokens_T: Tensor) -> tuple[Tensor, list[PlainTitans]
     layers = []
     for block in model.blocks:
         assert isinstance(block, HopeBlock)
-        layers.append(PlainTitans(block.titans))
-        x_TD = x_TD + layers[-1].run(x_TD)
-        for level in block.levels:
+        if model.config.mixer == ATTENTION:
+            x_TD = x_TD + attend(block.attention, x_TD)
+        else:
+            layers.append(PlainTitans(block.titans))
+            x_TD = x_TD + layers[-1].run(x_TD)
+        start_TD = x_TD
+        for number, level in enumerate(block.levels):
             assert isinstance(level, ContinuumBlock)
-            x_TD = x_TD + silu(_normed(x_TD, level.norm.gain) @ level.w2.T) @ level.w1.T
+            independent = model.config.chain == "independent"
+            read_TD = start_TD if independent else x_TD
+            share = torch.softmax(block.scores, 0)[number] if block.scores is not None else 1.0
+            x_TD = x_TD + share * (silu(_normed(read_TD, level.norm.gain) @ level.w2.T) @ level.w1.T)
     return functional.linear(_normed(x_TD, model.norm.gain), model.embedding.weight), layers
 
 
@@ -133,7 +151,7 @@ def _normed(x_TD: Tensor, gain: Tensor) -> Tensor:
     return x_TD / (x_TD.square().mean(-1, keepdim=True) + 1e-5).sqrt() * gain
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 def test_law_1_the_whole_model_is_the_plain_recurrence_in_float64(name: str) -> None:
     model = copy.deepcopy(named_model(name)).double()
     total = model.config.chunk_projections + 9
@@ -143,7 +161,7 @@ def test_law_1_the_whole_model_is_the_plain_recurrence_in_float64(name: str) -> 
     assert distance(logits[0], expected) <= FLOAT64
     for index, layer in enumerate(layers):
         for head, memories in enumerate(layer.heads):
-            for part, (stack, at) in PLACES.items():
+            for part, (stack, at) in places(model.config).items():
                 fixed, settled = memories[part].fixed, memories[part].boundary
                 for number, matrix in enumerate(("w2", "w1")):
                     found = memory[f"titans.{index}.{stack}.{matrix}"][0, head, at] + fixed[number]

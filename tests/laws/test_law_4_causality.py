@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tiny import MODELS, initial, named_model, random_tokens
+from tests.tiny import CONFIGURATIONS, MODELS, initial, named_model, random_tokens
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 def test_law_4_a_later_token_changes_no_earlier_logit(name: str) -> None:
     model = named_model(name)
     chunk = model.config.chunk_memory
@@ -26,7 +26,7 @@ def test_law_4_a_later_token_changes_no_earlier_logit(name: str) -> None:
             assert not torch.allclose(others[0, place], logits[0, place]), place
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 def test_law_4_no_gradient_flows_from_a_logit_to_a_later_token(name: str) -> None:
     model = named_model(name)
     total = model.config.chunk_projections + 4
@@ -48,7 +48,7 @@ def test_law_4_no_gradient_flows_from_a_logit_to_a_later_token(name: str) -> Non
     assert bool(gradient[0, : place + 1].any(-1).all())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 def test_law_4_padding_changes_no_logit_and_no_memory(name: str) -> None:
     model = named_model(name)
     chunk = model.config.chunk_memory

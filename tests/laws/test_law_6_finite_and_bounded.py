@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from engine.model.hope import Hope, HopeBlock, Memory
-from tests.tiny import MODELS, initial, named_model, random_tokens, tiny_model
+from tests.tiny import CONFIGURATIONS, MODELS, initial, named_model, random_tokens, tiny_model
 
 NUM_TOKENS, CALL = 100_000, 4_000
 
@@ -25,7 +27,7 @@ def _assert_bounded(model: Hope, memory: Memory, logits: Tensor) -> None:
     # Every weight matrix lies in its ball, so what memories say is bounded whatever comes next.
     for name, value in memory.items():
         assert bool(torch.isfinite(value.double()).all()), name
-        if name.startswith("titans") and name.endswith(("w1", "w2")):
+        if name.startswith("titans") and name.endswith(("w1", "w2", "s1", "s2")):
             norms = value.double().square().sum((-2, -1)).sqrt()
             assert float(norms.max()) <= model.config.max_drift * (1 + 1e-5), name
 
@@ -47,7 +49,17 @@ def test_law_6_a_hundred_thousand_tokens() -> None:
 @pytest.mark.parametrize("max_drift", [4.0, 64.0])
 def test_law_6_the_hardest_writes_that_forget_nothing(decay_towards: str, max_drift: float) -> None:
     # Step sizes at their ceiling and retention at one: what a trained model could come to at its worst.
-    model = tiny_model(decay_towards=decay_towards, max_drift=max_drift)
+    _read(_hardest(decay_towards=decay_towards, max_drift=max_drift), 4_000)
+
+
+@pytest.mark.parametrize("name", ["gradient", "dot", "dot by gradient", "momentum"])
+def test_law_6_the_hardest_writes_by_every_rule(name: str) -> None:
+    # The dot product writes on whatever is there already: nothing but the bound holds it.
+    _read(_hardest(**CONFIGURATIONS[name]), 4_000)
+
+
+def _hardest(**changes: Any) -> Hope:
+    model = tiny_model(**changes)
     with torch.no_grad():
         for block in model.blocks:
             assert isinstance(block, HopeBlock)
@@ -55,9 +67,9 @@ def test_law_6_the_hardest_writes_that_forget_nothing(decay_towards: str, max_dr
             block.titans.alpha_bias.fill_(30.0)
             for parameter in block.titans.initial.parameters():
                 parameter.mul_(4)
-    _read(model, 4_000)
+    return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CONFIGURATIONS])
 def test_law_6_a_few_thousand_tokens_of_every_model(name: str) -> None:
     _read(named_model(name), 4_000)

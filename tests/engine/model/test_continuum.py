@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import LevelConfig
-from engine.model.continuum import ContinuumBlock, descend
+from engine.config import LevelConfig, ModelConfig
+from engine.errors import InvalidRequest
+from engine.model.continuum import ContinuumBlock, descend, mix, restart_faster
 from tests.tiny import distance
 
 WIDTH, HIDDEN = 6, 5
@@ -50,6 +51,34 @@ def test_nothing_learned_is_the_initial_state() -> None:
     block, x = _block(), torch.randn(2, 3, WIDTH, dtype=torch.float64)
     nothing = _random(2, 0.0)
     assert torch.allclose(block(x, (nothing["w2"], nothing["w1"])), block(x, None), atol=1e-15)
+
+
+def test_levels_side_by_side_are_a_weighted_sum_of_what_each_makes_of_the_same_input() -> None:
+    blocks, x = [_block() for _ in range(3)], torch.randn(2, 3, WIDTH, dtype=torch.float64)
+    differences = [None, (_random(2, 0.3)["w2"], _random(2, 0.3)["w1"]), None]
+    scores = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    shares = scores.exp() / scores.exp().sum()
+    expected = x + sum(
+        share * (block(x, difference) - x) for share, block, difference in zip(shares, blocks, differences, strict=True)
+    )
+    assert distance(mix(x, blocks, differences, scores), expected) <= 1e-12
+
+
+def test_when_a_nested_level_steps_only_faster_ones_start_again() -> None:
+    config = ModelConfig(levels=tuple(LevelConfig(f"cms.{name}", 4) for name in ("a", "b", "c")))
+    memory = {f"cms.{name}.0.w1": torch.ones(2, 3, 4) for name in "abc"}
+    memory |= {"cms.a.updates": torch.tensor([3, 3]), "titans.0.memory.w1": torch.ones(2, 1)}
+    after = restart_faster(memory, "cms.b", config)
+    assert [bool(after[f"cms.{name}.0.w1"].any()) for name in "abc"] == [False, True, True]
+    assert after["cms.a.updates"].tolist() == [3, 3]
+    assert torch.equal(after["titans.0.memory.w1"], torch.ones(2, 1))
+    assert bool(memory["cms.a.0.w1"].all())
+    one = restart_faster(memory, "cms.c", config, torch.tensor([False, True]))
+    assert [one["cms.b.0.w1"][row].any().item() for row in range(2)] == [True, False]
+    assert restart_faster(memory, "cms.a", config).keys() == memory.keys()
+    assert all(torch.equal(value, memory[name]) for name, value in restart_faster(memory, "cms.a", config).items())
+    with pytest.raises(InvalidRequest, match=r"cms\.nowhere"):
+        restart_faster(memory, "cms.nowhere", config)
 
 
 def test_a_step_goes_down_the_gradient() -> None:

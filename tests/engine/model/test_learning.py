@@ -127,6 +127,29 @@ def test_law_6_three_hundred_lessons_stay_within_the_bound() -> None:
     assert float(norm) <= 2.0 * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("chain", ["sequential", "nested"])
+def test_a_slower_level_s_step_restarts_a_faster_one_only_where_levels_are_nested(chain: str) -> None:
+    model = tiny_model(chain=chain)
+    fresh = initial(model, 2)
+    taught, _ = learn(model, CMS_FAST, fresh, fresh, _lesson(model, [20, 20]))
+    lesson = _lesson(model, [20, 20])
+    # Only the first row has something to learn.
+    lesson.counts_BT[1] = 0
+    after, _ = learn(model, CMS_MEDIUM, taught, taught, lesson)
+    kept = [torch.equal(after["cms.fast.1.w1"][row], taught["cms.fast.1.w1"][row]) for row in range(2)]
+    assert kept == [chain == "sequential", True]
+    assert bool(after["cms.fast.1.w1"][0].any()) == (chain == "sequential")
+    assert after["cms.fast.updates"].tolist() == [1, 1]
+    assert bool(after["cms.medium.1.w1"][0].any())
+
+
+@pytest.mark.parametrize("scope", ["tenant", "training"])
+def test_a_level_that_the_memory_does_not_hold_cannot_be_taught(scope: str) -> None:
+    model = tiny_model(levels=(LevelConfig("cms.fixed", 8, scope, 0.5),))
+    with pytest.raises(InvalidRequest, match=rf"does not hold 'cms\.fixed' \({scope}\)"):
+        learn(model, "cms.fixed", initial(model), initial(model), _lesson(model, [9]))
+
+
 def test_an_unknown_level_is_named_in_the_error() -> None:
     with pytest.raises(InvalidRequest, match=r"cms\.nowhere"):
         level_named(named_model("initial"), "cms.nowhere")

@@ -8,9 +8,9 @@ import torch
 from engine.config import CMS_FAST, CMS_MEDIUM, CMS_SLOW, TITANS
 from engine.model.hope import POSITION, Memory
 from engine.model.portable import describe, level_of, pack_row, unpack_row
-from tests.tiny import CHUNK_MEMORY, CHUNK_PROJECTIONS, initial, named_model, random_tokens, same_bits
+from tests.tiny import CHUNK_MEMORY, CHUNK_PROJECTIONS, CONFIGURATIONS, initial, named_model, random_tokens, same_bits
 
-NAMES = ("initial", "zero")
+NAMES = ("initial", "zero", *(name for name in CONFIGURATIONS if name != "attention"))
 
 
 def _memory(name: str, num_tokens: int) -> Memory:
@@ -38,6 +38,31 @@ def test_a_memory_of_nothing_takes_nothing_but_what_is_not_zero(name: str) -> No
     restored = unpack_row({}, model)
     assert restored[POSITION].tolist() == [0]
     assert not restored["titans.0.open.key"].any()
+
+
+@pytest.mark.parametrize("name", ["initial", "zero"])
+def test_law_3_what_has_decayed_to_nothing_comes_back_as_nothing(name: str) -> None:
+    # With decay towards zero a fresh memory holds the initial state: a zero that is left out must not become that.
+    model, memory = named_model(name), _memory(name, 37)
+    for key, value in memory.items():
+        if key.endswith((".w1", ".w2")) and key.startswith("titans.0."):
+            memory[key] = torch.zeros_like(value)
+    assert bool(initial(model)["titans.0.memory.w1"].any()) == (name == "zero")
+    stored = unpack_row(pack_row(memory, CHUNK_PROJECTIONS), model)
+    for key in ("titans.0.memory.w1", "titans.0.rates.w2"):
+        assert not stored[key].any()
+    assert bool(stored["titans.1.memory.w1"].any())
+
+
+def test_law_3_what_attention_keeps_is_stored_too() -> None:
+    model, memory = named_model("attention"), _memory("attention", 37)
+    stored = unpack_row(pack_row(memory, CHUNK_PROJECTIONS), model)
+    assert stored["attention.1.key"].shape == (1, 2, 37, 16)
+    assert same_bits(unpack_row(pack_row(stored, CHUNK_PROJECTIONS), model), stored)
+    for key, value in memory.items():
+        assert torch.allclose(stored[key].double(), value.double(), rtol=2**-8, atol=0), key
+    # It writes no weights: the levels are those of the chain.
+    assert [state.name for state in describe(stored, model)] == [CMS_FAST, CMS_MEDIUM, CMS_SLOW]
 
 
 def test_floats_travel_in_two_bytes_and_open_chunks_without_empty_slots() -> None:
@@ -75,7 +100,7 @@ def test_every_level_is_described_with_its_clock_and_drift() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fresh_memory_has_drifted_nowhere(name: str) -> None:
     model = named_model(name)
-    assert [state.norm for state in describe(initial(model), model)] == [0.0] * 4
+    assert [state.norm for state in describe(initial(model), model)] == [0.0] * (1 + len(model.config.levels))
 
 
 @pytest.mark.parametrize(

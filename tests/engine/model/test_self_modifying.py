@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from engine.config import ADAPTIVE
 from engine.model.grid import cut
 from engine.model.self_modifying import SelfModifyingTitans
-from tests.engine.model.recurrence import PLACES, PlainTitans
+from tests.engine.model.recurrence import PlainTitans, places
 from tests.tiny import distance, tiny_model
 
 TOLERANCE = 1e-9
@@ -38,10 +39,73 @@ def test_a_layer_is_the_plain_recurrence(decay_towards: str, max_drift: float, c
             assert distance(out[row], plain.run(x[row])) <= TOLERANCE
             for head, memories in enumerate(plain.heads):
                 # The state holds what closed chunks have written; the open one waits in its frame.
-                for name, (stack, at) in PLACES.items():
+                for name, (stack, at) in places(titans.config).items():
                     fixed, settled = memories[name].fixed, memories[name].boundary
                     assert distance(state[f"{stack}.w2"][row, head, at] + fixed[0], settled[0]) <= TOLERANCE
                     assert distance(state[f"{stack}.w1"][row, head, at] + fixed[1], settled[1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("decay_towards", ["initial", "zero"])
+@pytest.mark.parametrize("momentum", [False, True])
+@pytest.mark.parametrize("objective", ["l2", "dot"])
+@pytest.mark.parametrize("write_rule", ["dgd", "gradient"])
+def test_every_way_to_write_is_the_plain_recurrence(
+    write_rule: str, objective: str, momentum: bool, decay_towards: str
+) -> None:
+    changes = {"write_rule": write_rule, "objective": objective, "momentum": momentum, "decay_towards": decay_towards}
+    titans = _layer(**changes, max_drift=2.0)
+    x = torch.randn(1, NUM_TOKENS, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        if momentum:
+            titans.momentum_bias["memory"].copy_(torch.linspace(-2, 2, titans.config.num_heads))
+        state = titans.initial_state(1)
+        out, state = titans(x, state, cut(torch.zeros(1), None, NUM_TOKENS, 8, 16), None)
+        plain = PlainTitans(titans)
+        assert distance(out[0], plain.run(x[0])) <= TOLERANCE
+    for head, memories in enumerate(plain.heads):
+        for name, (stack, at) in places(titans.config).items():
+            carried = [state[f"{stack}.{part}"][0, head, at] for part in ("s2", "s1")] if momentum else []
+            for found, expected in zip(carried, memories[name].carried, strict=momentum):
+                assert float(expected.norm()) > 1e-3
+                assert distance(found, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("changes", "stacks"),
+    [
+        ({"adaptive": ()}, {"memory": 1}),
+        ({"adaptive": ("query",)}, {"memory": 1, "projections": 1}),
+        ({"adaptive": ("alpha", "value")}, {"memory": 1, "projections": 1, "rates": 1}),
+        ({"adaptive": ADAPTIVE}, {"memory": 1, "projections": 3, "rates": 2}),
+        ({"adaptive": ADAPTIVE, "retention": False}, {"memory": 1, "projections": 3, "rates": 1}),
+        ({"adaptive": ("alpha",), "retention": False}, {"memory": 1}),
+    ],
+)
+def test_only_what_is_adaptive_has_a_memory(changes: dict[str, Any], stacks: dict[str, int]) -> None:
+    titans = _layer(**changes)
+    state = titans.initial_state(1)
+    assert {name.split(".")[0]: value.shape[2] for name, value in state.items() if name.endswith(".w2")} == stacks
+
+
+def test_without_retention_nothing_is_forgotten() -> None:
+    x = torch.randn(1, 5, 32, dtype=torch.float64)
+    for retention in (True, False):
+        titans = _layer(retention=retention)
+        with torch.no_grad():
+            _, state = titans(x, titans.initial_state(1), cut(torch.zeros(1), None, 5, 8, 16), None)
+        forget = state["open.rates"][0, :, :5, 1]
+        assert bool((forget > 0).all()) == retention
+        assert bool(forget.any()) == retention
+
+
+def test_momentum_is_bounded_as_the_memories_are() -> None:
+    titans = _layer(momentum=True, max_drift=0.4)
+    x = torch.randn(1, 64, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        titans.momentum_bias["memory"].fill_(20.0)
+        _, state = titans(x, titans.initial_state(1), cut(torch.zeros(1), None, 64, 8, 16), None)
+    norms = state["memory.s1"].flatten(3).norm(dim=-1)
+    assert float(norms.max()) == pytest.approx(0.4)
 
 
 def test_every_memory_has_moved() -> None:
@@ -49,7 +113,7 @@ def test_every_memory_has_moved() -> None:
     x = torch.randn(1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         _, state = titans(x, titans.initial_state(1), cut(torch.zeros(1), None, 32, 8, 16), None)
-    for name, (stack, at) in PLACES.items():
+    for name, (stack, at) in places(titans.config).items():
         for part in ("w2", "w1"):
             norms = torch.linalg.vector_norm(state[f"{stack}.{part}"][:, :, at], dim=(-2, -1))
             assert float(norms.min()) > 1e-3, name

@@ -10,12 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.model.update_rule import Chunk, Earlier, Weights, apply_write, plan_write, read, read_within, solve_delta
+from engine.model.update_rule import (
+    DEFAULT_RULE,
+    Chunk,
+    Earlier,
+    Momentum,
+    Rule,
+    Weights,
+    apply_momentum,
+    apply_write,
+    plan_write,
+    read,
+    read_within,
+    solve_delta,
+)
 from tests.engine.model.recurrence import PlainMemory
 from tests.tiny import distance
 
 TOLERANCE = 1e-9
 UNBOUNDED = 1e12
+RULES = [Rule(write, objective) for write in ("dgd", "gradient") for objective in ("l2", "dot")]
 ROWS, HEADS, MEMORIES, KEY, HIDDEN = 2, 2, 2, 6, 5
 
 
@@ -44,59 +58,77 @@ def _chunk(seed: int, num_slots: int) -> Chunk:
     return Chunk(unit(key, dim=-1), unit(value, dim=-1), torch.minimum(eta, alpha), alpha)
 
 
-def _written(weights: Weights, chunk: Chunk, residual: bool = True, limit: float = UNBOUNDED) -> tuple[Tensor, Tensor]:
+def _written(
+    weights: Weights, chunk: Chunk, residual: bool = True, limit: float = UNBOUNDED, rule: Rule = DEFAULT_RULE
+) -> tuple[Tensor, Tensor]:
     """(W2, W1) after the chunk."""
-    delta = solve_delta(chunk)
-    return apply_write(weights, plan_write(weights, delta, residual), delta.retained_BHC[:, :, -1], limit)
+    delta = solve_delta(chunk, None, rule)
+    write = plan_write(weights, delta, residual, None, rule)
+    return apply_write(weights, write, delta.retained_BHC[:, :, -1], limit)
 
 
-def _plain(weights: Weights, row: int, head: int, memory: int, residual: bool) -> PlainMemory:
+def _plain(
+    weights: Weights,
+    row: int,
+    head: int,
+    memory: int,
+    residual: bool,
+    rule: Rule = DEFAULT_RULE,
+    share: Tensor | None = None,
+) -> PlainMemory:
     moving = weights.decaying_w2_BHMFK[row, head, memory], weights.decaying_w1_BHMOF[row, head, memory]
     fixed = torch.zeros_like(moving[0]), torch.zeros_like(moving[1])
     if weights.fixed_w2_HMFK is not None and weights.fixed_w1_HMOF is not None:
         fixed = weights.fixed_w2_HMFK[head, memory], weights.fixed_w1_HMOF[head, memory]
-    return PlainMemory(fixed, moving[0], moving[1], residual)
+    return PlainMemory(fixed, moving[0], moving[1], residual, rule, share)
+
+
+def _write_all(plain: PlainMemory, chunk: Chunk, row: int, head: int) -> None:
+    """A chunk's writes, one token after another."""
+    for t in range(chunk.eta_BHC.shape[2]):
+        plain.write(
+            chunk.key_BHCK[row, head, t],
+            chunk.value_BHCK[row, head, t],
+            chunk.eta_BHC[row, head, t],
+            chunk.alpha_BHC[row, head, t],
+        )
 
 
 @pytest.mark.parametrize("decay_towards", ["initial", "zero"])
 @pytest.mark.parametrize("residual", [True, False])
-@settings(max_examples=15)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), num_slots=st.integers(1, 40))
 def test_law_1_a_chunk_in_closed_form_is_the_recurrence(
-    decay_towards: str, residual: bool, seed: int, num_slots: int
+    decay_towards: str, residual: bool, rule: Rule, seed: int, num_slots: int
 ) -> None:
     weights, chunk = _weights(seed, decay_towards), _chunk(seed, num_slots)
-    w2, w1 = _written(weights, chunk, residual)
+    w2, w1 = _written(weights, chunk, residual, rule=rule)
     for row in range(ROWS):
         for head in range(HEADS):
             for memory in range(MEMORIES):
-                plain = _plain(weights, row, head, memory, residual)
-                for t in range(num_slots):
-                    plain.write(
-                        chunk.key_BHCK[row, head, t],
-                        chunk.value_BHCK[row, head, t],
-                        chunk.eta_BHC[row, head, t],
-                        chunk.alpha_BHC[row, head, t],
-                    )
+                plain = _plain(weights, row, head, memory, residual, rule)
+                _write_all(plain, chunk, row, head)
                 assert distance(w2[row, head, memory], plain.w2) <= TOLERANCE
                 assert distance(w1[row, head, memory], plain.w1) <= TOLERANCE
 
 
 @pytest.mark.parametrize("decay_towards", ["initial", "zero"])
-@settings(max_examples=15)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), num_slots=st.integers(1, 24))
 def test_law_1_a_read_within_the_chunk_is_that_of_the_state_after_the_tokens_writes(
-    decay_towards: str, seed: int, num_slots: int
+    decay_towards: str, rule: Rule, seed: int, num_slots: int
 ) -> None:
     weights, chunk = _weights(seed, decay_towards, memories=1), _chunk(seed, num_slots)
     query = torch.randn(ROWS, HEADS, num_slots, KEY, dtype=torch.float64, generator=_random(seed + 2))
-    delta = solve_delta(chunk)
-    write = plan_write(weights, delta, residual=True)
+    delta = solve_delta(chunk, None, rule)
+    write = plan_write(weights, delta, True, None, rule)
     mask = torch.ones(num_slots, num_slots, dtype=torch.float64).tril()
     answers = read_within(weights, write, query, mask, delta.retained_BHC)
     for row in range(ROWS):
         for head in range(HEADS):
-            plain = _plain(weights, row, head, 0, residual=True)
+            plain = _plain(weights, row, head, 0, True, rule)
             for t in range(num_slots):
                 plain.write(
                     chunk.key_BHCK[row, head, t],
@@ -108,27 +140,81 @@ def test_law_1_a_read_within_the_chunk_is_that_of_the_state_after_the_tokens_wri
 
 
 @pytest.mark.parametrize("decay_towards", ["initial", "zero"])
-@settings(max_examples=20)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), first=st.integers(1, 20), second=st.integers(1, 20))
 def test_law_1_slots_planned_after_others_are_as_if_planned_with_them(
-    decay_towards: str, seed: int, first: int, second: int
+    decay_towards: str, rule: Rule, seed: int, first: int, second: int
 ) -> None:
     weights, chunk = _weights(seed, decay_towards, memories=1), _chunk(seed, first + second)
-    whole_delta = solve_delta(chunk)
-    whole = plan_write(weights, whole_delta, residual=True)
+    whole_delta = solve_delta(chunk, None, rule)
+    whole = plan_write(weights, whole_delta, True, None, rule)
     head, tail = (
         Chunk(*(part[:, :, cut] for part in (chunk.key_BHCK, chunk.value_BHCK, chunk.eta_BHC, chunk.alpha_BHC)))
         for cut in (slice(first), slice(first, None))
     )
-    begun_delta = solve_delta(head)
-    begun = plan_write(weights, begun_delta, residual=True)
+    begun_delta = solve_delta(head, None, rule)
+    begun = plan_write(weights, begun_delta, True, None, rule)
     earlier = Earlier(begun.key_BHCK, begun.inner_BHMCF, begun_delta.retained_BHC[:, :, -1:])
-    delta = solve_delta(tail, earlier)
-    rest = plan_write(weights, delta, True, earlier)
+    delta = solve_delta(tail, earlier, rule)
+    rest = plan_write(weights, delta, True, earlier, rule)
     assert distance(delta.retained_BHC, whole_delta.retained_BHC[:, :, first:]) <= TOLERANCE
     for part in ("activation_BHMCF", "step_BHMCO", "inner_BHMCF"):
         joined = torch.cat([getattr(begun, part), getattr(rest, part)], 3)
         assert distance(joined, getattr(whole, part)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("decay_towards", ["initial", "zero"])
+@pytest.mark.parametrize("limit", [UNBOUNDED, 2.0])
+def test_law_1_momentum_over_chunks_is_the_recurrence(rule: Rule, decay_towards: str, limit: float) -> None:
+    weights = _weights(8, decay_towards)
+    share = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    carried = torch.zeros_like(weights.decaying_w2_BHMFK), torch.zeros_like(weights.decaying_w1_BHMOF)
+    plain = {
+        (row, head, memory): _plain(weights, row, head, memory, True, rule, share[head])
+        for row in range(ROWS)
+        for head in range(HEADS)
+        for memory in range(MEMORIES)
+    }
+    for number in range(4):
+        chunk = _chunk(20 + number, 7)
+        delta = solve_delta(chunk, None, rule)
+        write = plan_write(weights, delta, True, None, rule)
+        moving, carried = apply_momentum(weights, write, delta.retained_BHC[:, :, -1], limit, Momentum(*carried, share))
+        weights = replace(weights, decaying_w2_BHMFK=moving[0], decaying_w1_BHMOF=moving[1])
+        for place, one in plain.items():
+            _write_all(one, chunk, *place[:2])
+            one.close_chunk(limit)
+            assert distance(moving[0][place], one.w2) <= TOLERANCE
+            assert distance(moving[1][place], one.w1) <= TOLERANCE
+            assert distance(carried[0][place], one.carried[0]) <= TOLERANCE
+            assert distance(carried[1][place], one.carried[1]) <= TOLERANCE
+
+
+def test_the_plain_update_is_momentum_with_a_share_of_zero() -> None:
+    weights, chunk = _weights(9, "initial"), _chunk(9, 7)
+    delta = solve_delta(chunk)
+    write, retained = plan_write(weights, delta, residual=True), delta.retained_BHC[:, :, -1]
+    carried = torch.ones_like(weights.decaying_w2_BHMFK), torch.ones_like(weights.decaying_w1_BHMOF)
+    nothing, half = (Momentum(*carried, torch.full((HEADS,), share).double()) for share in (0.0, 0.5))
+    plain = apply_write(weights, write, retained, UNBOUNDED)
+    for found, expected in zip(apply_momentum(weights, write, retained, UNBOUNDED, nothing)[0], plain, strict=True):
+        assert distance(found, expected) <= TOLERANCE
+    for found, expected in zip(apply_momentum(weights, write, retained, UNBOUNDED, half)[0], plain, strict=True):
+        assert distance(found, expected + 0.5) <= TOLERANCE
+
+
+def test_the_dot_product_writes_towards_its_target_whatever_is_there_already() -> None:
+    # Eq. 92 as printed has the other sign: it would write away from the target.
+    weights, chunk = _weights(10, "initial"), _chunk(10, 1)
+    key = chunk.key_BHCK.unsqueeze(2)
+    target = read(weights.total(), chunk.value_BHCK.unsqueeze(2), residual=True)
+    small = replace(chunk, eta_BHC=chunk.eta_BHC * 0 + 1e-4, alpha_BHC=torch.ones_like(chunk.alpha_BHC))
+    w2, w1 = _written(weights, small, rule=Rule("gradient", "dot"))
+    moved = replace(weights, decaying_w2_BHMFK=w2, decaying_w1_BHMOF=w1)
+    before, after = (read(each.total(), key, residual=True) for each in (weights, moved))
+    assert bool((((after - before) * target).sum(-1) > 0).all())
 
 
 def test_the_boundary_read_is_the_paper_s() -> None:

@@ -1,0 +1,104 @@
+"""What a token asks of the memories (HOPE.md eq. 83, 86, 94): its query, key, value, step size and retention.
+
+Each comes from a memory that writes itself, or from a Linear that does not: `adaptive` in the configuration says
+which. Knows how memories are read; not how they are written, nor where they are kept.
+
+Shapes: B rows, T tokens, D width, H heads, K head width, N tokens of a piece.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from engine.config import ModelConfig
+from engine.model.layers import CausalFilters, RMSNorm, unit
+from engine.model.update_rule import Weights, read
+
+State = dict[str, Tensor]
+
+
+def stacks_of(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """The stacks of memories that share a shape, and who lies in each, in order; empty stacks are left out."""
+    rates = ("eta", "alpha") if config.retention else ("eta",)
+    stacks = {
+        "memory": ("memory",),
+        "projections": tuple(name for name in ("key", "value", "query") if name in config.adaptive),
+        "rates": tuple(name for name in rates if name in config.adaptive),
+    }
+    return {stack: names for stack, names in stacks.items() if names}
+
+
+class Projections(nn.Module):
+    """The static part of the projections, and the reading of the adaptive part."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stacks = stacks_of(config)
+        width, heads = config.width, config.num_heads
+        self.norm = RMSNorm(width)
+        self.filters = CausalFilters(width, 3, config.conv_width)
+        self.static = tuple(name for name in ("query", "key", "value") if name not in config.adaptive)
+        for name in self.static:
+            self.add_module(name, nn.Linear(width, width, bias=False))
+        rates = ("eta", "alpha") if config.retention else ("eta",)
+        self.static_rates = tuple(name for name in rates if name not in config.adaptive)
+        for name in self.static_rates:
+            self.add_module(name, nn.Linear(width, heads, bias=False))
+        # eta from 0.03 to 0.18 and a retention horizon from some 500 to 10,000 tokens, spread over the heads.
+        self.eta_bias = nn.Parameter(torch.linspace(-3.5, -1.5, heads))
+        if config.retention:
+            self.alpha_bias = nn.Parameter(torch.linspace(4.5, 7.5, heads))
+
+    def prepare(self, query_x_BTD: Tensor, key_x_BTD: Tensor, value_x_BTD: Tensor) -> State:
+        """What can be done for all tokens at once, by name, each [B,H,T,...].
+
+        `query`, `key`, `value` (unit length), `eta` and `alpha` where a Linear makes them; `query_x`, `key_x` and
+        `value_x`, what the memories read, where one does.
+        """
+        x = {"query": query_x_BTD, "key": key_x_BTD, "value": value_x_BTD}
+        parts: State = {}
+        for name in self.static:
+            parts[name] = unit(self._heads(getattr(self, name)(x[name])))
+        for name in self.static_rates:
+            parts[name] = getattr(self, name)(key_x_BTD).transpose(1, 2).unsqueeze(-1)
+        for name in self.stacks.get("projections", ()):
+            parts[f"{name}_x"] = self._heads(x[name])
+        if "rates" in self.stacks and "key_x" not in parts:
+            parts["key_x"] = self._heads(key_x_BTD)
+        return parts
+
+    def project(self, parts: State, weights: dict[str, Weights]) -> tuple[Tensor, State]:
+        """Queries [B,H,N,K] of a piece, and its `key`, `value` and `rates` (eta and 1 - alpha).
+
+        Args:
+            parts: as `prepare` made them, of the piece's tokens.
+            weights: the stacks' weights at the chunk's start, from which the adaptive parts are read.
+        """
+        # What the memories make goes in beside what the Linears have made.
+        made, names = dict(parts), self.stacks.get("projections", ())
+        if names:
+            x = torch.stack([parts[f"{name}_x"] for name in names], 2)
+            projected = unit(read(weights["projections"].total(), x, residual=True))
+            made.update(zip(names, projected.unbind(2), strict=True))
+        names = self.stacks.get("rates", ())
+        if names:
+            out = read(weights["rates"].total(), parts["key_x"].unsqueeze(2), residual=False)
+            made.update(zip(names, out.unbind(2), strict=True))
+        return made["query"], {"key": made["key"], "value": made["value"], "rates": self._bounded(made)}
+
+    def _bounded(self, made: State) -> Tensor:
+        eta = torch.sigmoid(made["eta"] + self.eta_bias[:, None, None])
+        if not self.config.retention:
+            return torch.cat([eta, torch.zeros_like(eta)], -1)
+        span = 1.0 - self.config.retention_floor
+        forget = span * torch.sigmoid(-(made["alpha"] + self.alpha_bias[:, None, None]))
+        # eta <= alpha keeps the delta rule's eigenvalues at or above zero.
+        eta = torch.minimum(eta, 1.0 - forget)
+        # 1 - alpha is what is stored: near zero it keeps its digits in any precision.
+        return torch.cat([eta, forget], -1)
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        rows, tokens, _ = x_BTD.shape
+        return x_BTD.view(rows, tokens, self.config.num_heads, self.config.head_width).transpose(1, 2)
