@@ -15,9 +15,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.evaluation.recall import Asked, RecallPlan, measure_recall
+from engine.evaluation.table_command import run_render, run_table
+from engine.evaluation.tables import TABLES
 from engine.evaluation.telling import SOURCES
 
-DESCRIPTION = """Measure what the model remembers.
+DESCRIPTION = """Measure what the model remembers, and what the models it is compared with do.
 
   hope eval recall                     facts with values never seen in training, asked 1, 5 and 20 other turns later
   hope eval recall --phrases held-out  the same in wordings that training never saw
@@ -25,16 +27,35 @@ DESCRIPTION = """Measure what the model remembers.
   hope eval recall --relations everyday  sentences as users write them, none of them in training
   hope eval recall --off cms.fast      with a level switched off
 
-Each seed tells 50 facts in 10 sessions. Results go to --out as JSON and to the screen as a table."""
+Each seed tells 50 facts in 10 sessions. Results go to --out as JSON and to the screen as a table.
+
+Tables of all models, each resumable, each with its own --help; results lie in docs/results:
+  hope eval {tables}
+  hope eval render                     write docs/RESULTS.md from what was measured"""
 
 
 def run_evaluation(argv: Sequence[str]) -> int:
     """Runs one evaluation; returns the exit status."""
+    if argv and argv[0] in TABLES:
+        return run_table(argv[0], argv[1:])
+    if argv and argv[0] == "render":
+        return run_render(argv[1:])
+    given = _parser().parse_args(argv)
+    return _run_recall(given)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "hope eval", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        "hope eval",
+        description=DESCRIPTION.format(tables=" | ".join(TABLES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "what", nargs="?", choices=["recall"], default="recall", help="the table to measure (default recall)"
+        "what",
+        nargs="?",
+        choices=["recall", *TABLES, "render"],
+        default="recall",
+        help="the table to measure (default recall)",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="default: the bundled one")
     parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs with seeds 0 to N-1 (default 3)")
@@ -48,7 +69,10 @@ def run_evaluation(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write results there as JSON")
     parser.add_argument("--show", action="store_true", help="print every question and reply")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def _run_recall(given: argparse.Namespace) -> int:
     rates = [*((level, 0.0) for level in given.off), *given.rate]
     plan = RecallPlan(
         num_sessions=given.sessions,
