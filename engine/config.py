@@ -18,10 +18,13 @@ CMS_MEDIUM = "cms.medium"
 CMS_SLOW = "cms.slow"
 TITANS, ATTENTION = "titans", "attention"
 
+# How a level steps (`engine/model/continuum.py`); the first is the default.
+LEVEL_OPTIMIZERS = ("sgd", "adamw", "delta_momentum", "deep_momentum", "muon", "m3")
+
 # Fields that were not there when the first memories were stored.
 LATER_FIELDS = (
     *("write_rule", "objective", "adaptive", "momentum", "retention", "read", "chain", "mixer"),
-    "period_tokens",
+    *("period_tokens", "optimizer"),
 )
 # What a memory may project, and what each choice of a model's shape may be; the first is the default.
 ADAPTIVE = ("key", "value", "query", "eta", "alpha")
@@ -47,6 +50,7 @@ class LevelConfig:
         max_update_norm: gradient clip of one update (Frobenius norm over the level).
         max_drift: bound on the level's norm, drawn back to it after an update (law 6).
         period_tokens: the level's clock where it learns inside a text (`engine/model/in_context.py`).
+        optimizer: the f of eq. 71, one of `LEVEL_OPTIMIZERS`; all but `sgd` keep a state in the memory.
     """
 
     name: str
@@ -56,11 +60,13 @@ class LevelConfig:
     max_update_norm: float = 1.0
     max_drift: float = 8.0
     period_tokens: int = 512
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"cms\.[a-z0-9_]+", self.name) is None:
             raise InvalidRequest(f"a level is named 'cms.' and a word, not '{self.name}'", param="levels")
         _one_of("scope", self.scope, ("session", "tenant", "training"))
+        _one_of("optimizer", self.optimizer, LEVEL_OPTIMIZERS)
         if self.period_tokens < 2:
             # One token has no next one to learn.
             raise InvalidRequest(f"period_tokens {self.period_tokens} of '{self.name}' must be at least 2")

@@ -91,6 +91,7 @@ def step(model: Hope, medium: Memory, rows: Sequence[Row], policy: ReplayPolicy,
     """
     floats = [name for name, value in medium.items() if value.is_floating_point()]
     moved = {name: torch.zeros_like(medium[name]) for name in floats}
+    counts: Memory = {}
     met, num_unmoved = 0.0, 0
     for batch in _batches(rows, policy.rows_per_batch):
         before = _fresh(model, medium, len(batch))
@@ -98,11 +99,16 @@ def step(model: Hope, medium: Memory, rows: Sequence[Row], policy: ReplayPolicy,
         weight_B = _weights(batch)
         for name in floats:
             moved[name] += ((after[name] - before[name]) * weight_B[:, None, None]).sum(0, keepdim=True)
+        # An optimizer's clock goes on where any row moved.
+        clocks = {name: value for name, value in after.items() if name in medium and name not in moved}
+        for name, value in clocks.items():
+            latest = value.max(0, keepdim=True).values
+            counts[name] = torch.maximum(counts.get(name, latest), latest)
         met += float((learned.surprise_B * weight_B).sum())
         num_unmoved += int((learned.update_norm_B == 0).sum())
     norm = float(torch.stack([value.square().sum() for value in moved.values()]).sum().sqrt())
     stepped = {name: medium[name] + value for name, value in moved.items()}
-    return {**stepped, UPDATES: medium[UPDATES] + (norm > 0)}, Step(met, norm, num_unmoved)
+    return {**counts, **stepped, UPDATES: medium[UPDATES] + (norm > 0)}, Step(met, norm, num_unmoved)
 
 
 def mean_surprise(model: Hope, medium: Memory, rows: Sequence[Row], policy: ReplayPolicy) -> float:

@@ -18,8 +18,19 @@ from torch.nn import functional
 from engine.config import LevelConfig, ModelConfig
 from engine.errors import InvalidRequest
 from engine.model.layers import RMSNorm
+from engine.model.orthogonal_steps import M3, Muon
+from engine.model.steps import Adam, DeepMomentum, DeltaMomentum, Rule, State
 
 Difference = tuple[Tensor, Tensor] | None
+
+# f of eq. 71, "any optimizer", for the levels that do not step by plain descent.
+LEVEL_RULES: Mapping[str, Rule] = {
+    "adamw": Adam(),
+    "delta_momentum": DeltaMomentum(),
+    "deep_momentum": DeepMomentum(),
+    "muon": Muon(),
+    "m3": M3(),
+}
 
 
 class ContinuumBlock(nn.Module):
@@ -77,40 +88,88 @@ def restart_faster(
     faster = tuple(f"{name}." for name in names[: names.index(level_name)])
     after = dict(memory)
     for name, value in memory.items():
-        if name.startswith(faster) and value.is_floating_point():
+        if name.startswith(faster) and not name.endswith(".updates"):
             nothing = torch.zeros_like(value)
-            after[name] = nothing if rows_B is None else torch.where(rows_B[:, None, None], nothing, value)
+            chosen = None if rows_B is None else rows_B.reshape(-1, *[1] * (value.dim() - 1))
+            after[name] = nothing if chosen is None else torch.where(chosen, nothing, value)
     return after
 
 
+def initial_step_state(level: LevelConfig, name: str, difference: Tensor) -> State:
+    """What the level's optimizer remembers of one tensor [B, ...], by name (`NAME.momentum`); of `sgd` nothing."""
+    if level.optimizer == "sgd":
+        return {}
+    return {f"{name}.{part}": value for part, value in LEVEL_RULES[level.optimizer].initial(difference).items()}
+
+
+def weight_names(memory: Mapping[str, Tensor], level_name: str) -> list[str]:
+    """The names of a level's differences in a memory, without what its optimizer remembers."""
+    return [name for name in memory if name.startswith(f"{level_name}.") and name.endswith((".w1", ".w2"))]
+
+
+def step_state(memory: Mapping[str, Tensor], names: Sequence[str]) -> State:
+    """What the optimizer remembers of the differences of these names."""
+    within = tuple(f"{name}." for name in names)
+    return {name: value for name, value in memory.items() if name.startswith(within)}
+
+
 def descend(
-    differences: Mapping[str, Tensor], gradients: Mapping[str, Tensor], level: LevelConfig, rate_B: Tensor
+    differences: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    level: LevelConfig,
+    rate_B: Tensor,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One step of a level (eq. 71 with plain gradient descent), for every row alike; differentiable in the
-    differences and the rate.
+    """One step of a level (eq. 71), for every row alike; differentiable in the differences and, with `sgd`, the rate.
 
     Args:
         differences, gradients: the level's tensors [B, ...] by name, over all layers.
-        level: its learning rate, gradient clip and drift bound.
+        level: its optimizer, learning rate, gradient clip and drift bound.
         rate_B: a factor on the learning rate per row; 0 leaves the row as it is.
+        state: what the optimizer remembers, as `initial_step_state` names it.
 
     Returns:
-        The differences after the step and the norm of each row's update [B]. A row whose gradient is not finite
-        is left unchanged (its norm is 0).
+        The differences and the optimizer's state after the step, and the norm of each row's update [B]. A row whose
+        gradient is not finite is left unchanged, its state too (its norm is 0).
     """
     norm_B = _norm(gradients)
     finite_B = torch.isfinite(norm_B)
     clip_B = (level.max_update_norm / norm_B.clamp_min(1e-12)).clamp_max(1.0)
-    scale_B = level.learning_rate * rate_B * torch.where(finite_B, clip_B, torch.zeros_like(norm_B))
-    moved = {}
-    for name, value in differences.items():
-        gradient = torch.nan_to_num(gradients[name], nan=0.0, posinf=0.0, neginf=0.0)
-        moved[name] = value - scale_B[:, None, None] * gradient
+    moved: State = {}
+    kept: State = {}
+    if level.optimizer == "sgd":
+        scale_B = level.learning_rate * rate_B * torch.where(finite_B, clip_B, torch.zeros_like(norm_B))
+        for name, value in differences.items():
+            gradient = torch.nan_to_num(gradients[name], nan=0.0, posinf=0.0, neginf=0.0)
+            moved[name] = value - scale_B[:, None, None] * gradient
+        update_B = torch.nan_to_num(norm_B * scale_B, nan=0.0, posinf=0.0)
+    else:
+        clipped = {name: clip_B[:, None, None] * gradient for name, gradient in gradients.items()}
+        changes, kept = _by_rule(clipped, level, rate_B, state or {}, finite_B & (rate_B > 0))
+        moved = {name: value + changes[name] for name, value in differences.items()}
+        update_B = _norm(changes)
     # Where the step is differentiated (learned clocks), the bound is a constant of it: at zero its root has no slope.
     total_B = _norm({name: value.detach() for name, value in moved.items()})
     pull_B = (level.max_drift / total_B.clamp_min(1e-12)).clamp_max(1.0)
     bounded = {name: value * pull_B[:, None, None] for name, value in moved.items()}
-    return bounded, torch.nan_to_num(norm_B * scale_B, nan=0.0, posinf=0.0)
+    return {**bounded, **kept}, update_B
+
+
+def _by_rule(
+    gradients: Mapping[str, Tensor], level: LevelConfig, rate_B: Tensor, state: Mapping[str, Tensor], moves_B: Tensor
+) -> tuple[State, State]:
+    """Changes and new state by name; both leave the rows that do not move as they are."""
+    changes: State = {}
+    kept: State = {}
+    for name, gradient in gradients.items():
+        prefix = f"{name}."
+        held = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        after, change = LEVEL_RULES[level.optimizer].step(held, gradient, level.learning_rate * rate_B)
+        changes[name] = change.where(moves_B[:, None, None], 0.0)
+        for part, value in after.items():
+            rows_B = moves_B.reshape(-1, *[1] * (value.dim() - 1))
+            kept[prefix + part] = torch.where(rows_B, value, held[part])
+    return changes, kept
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from engine.config import ATTENTION, LevelConfig, ModelConfig
 from engine.model.attention import CausalAttention
-from engine.model.continuum import ContinuumBlock, Difference, mix
+from engine.model.continuum import ContinuumBlock, Difference, initial_step_state, mix
 from engine.model.grid import Piece, cut
 from engine.model.layers import RMSNorm
 from engine.model.self_modifying import SelfModifyingTitans
@@ -82,6 +82,9 @@ class Hope(nn.Module):
                 shape = (batch_size, level.hidden, self.config.width)
                 memory[f"{level.name}.{index}.w2"] = weight.new_zeros(shape)
                 memory[f"{level.name}.{index}.w1"] = weight.new_zeros(shape[0], shape[2], shape[1])
+                for part in ("w2", "w1"):
+                    name = f"{level.name}.{index}.{part}"
+                    memory |= initial_step_state(level, name, memory[name])
         return memory
 
     def forward(self, tokens_BT: Tensor, memory: Memory, lengths_B: Tensor | None = None) -> tuple[Tensor, Memory]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from engine.config import LevelConfig
 from engine.errors import InvalidRequest
-from engine.model.continuum import descend, restart_faster
+from engine.model.continuum import descend, restart_faster, step_state, weight_names
 from engine.model.hope import Hope, Memory
 from engine.model.learning import emphasis
 
@@ -103,7 +103,7 @@ class _Gathered:
 
 
 def _names(memory: Memory, level: LevelConfig) -> tuple[str, ...]:
-    return tuple(name for name in memory if name.startswith(f"{level.name}.") and memory[name].is_floating_point())
+    return tuple(weight_names(memory, level.name))
 
 
 def _check(lessons: list[_Gathered], rates: Mapping[str, Tensor]) -> None:
@@ -167,7 +167,9 @@ def _take_step(model: Hope, memory: Memory, lesson: _Gathered, weight_B: Tensor,
         level, rate_B = replace(level, learning_rate=1.0), rate_B * log_rate.exp()
     mean_by = weight_B.clamp_min(1.0)[:, None, None]
     gradients = {key: total / mean_by for key, total in zip(lesson.names, lesson.gradients, strict=True)}
-    moved, norm_B = descend({key: memory[key] for key in lesson.names}, gradients, level, rate_B)
+    moved, norm_B = descend(
+        {key: memory[key] for key in lesson.names}, gradients, level, rate_B, step_state(memory, lesson.names)
+    )
     updates, has_moved_B = f"{name}.updates", norm_B > 0
     memory = {**memory, **moved, updates: memory[updates] + has_moved_B.long()}
     return restart_faster(memory, name, model.config, has_moved_B) if model.config.chain == "nested" else memory

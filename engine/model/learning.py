@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine.config import LevelConfig
 from engine.errors import InvalidRequest
-from engine.model.continuum import descend, restart_faster
+from engine.model.continuum import descend, restart_faster, step_state, weight_names
 from engine.model.hope import Hope, Memory
 
 SURPRISE_CEILING_NATS = 8.0
@@ -75,7 +75,7 @@ def learn(
         InvalidRequest: the model has no such level, or the memory does not hold it (a level of another scope).
     """
     level = level_named(model, name)
-    names = [key for key in after if key.startswith(f"{name}.") and after[key].is_floating_point()]
+    names = weight_names(after, name)
     if not names:
         raise InvalidRequest(f"a memory that does not hold '{name}' ({level.scope}) cannot learn it", param="level")
     inputs = {key: before[key].detach().clone().requires_grad_() for key in names}
@@ -88,7 +88,11 @@ def learn(
     rate_B = torch.where(counted_B > 0, rate, 0.0)
     with torch.no_grad():
         moved, norm_B = descend(
-            {key: after[key] for key in names}, dict(zip(names, gradients, strict=True)), level, rate_B
+            {key: after[key] for key in names},
+            dict(zip(names, gradients, strict=True)),
+            level,
+            rate_B,
+            step_state(after, names),
         )
         surprise_B = (losses_BT * shares_BT).sum(1) / counted_B.clamp_min(1.0)
     updates = f"{name}.updates"
