@@ -1,7 +1,7 @@
 """Who is compared: Hope in its forms, and other people's models, each built at a wanted number of parameters.
 
-To add one, write `build(vocab_size, width, num_layers, num_heads, num_parameters)` in a file of
-`engine/model/baselines/` and name it there; it then stands in every table. Knows no tasks.
+To add one, write `build(vocab_size, width, num_layers, num_heads, num_parameters)` in a file and name the file in
+`--models` (docs/EXTENDING.md); one in `engine/model/baselines/` stands in every table. Knows no tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.config import ATTENTION, CMS_FAST, CMS_MEDIUM, CMS_SLOW, LevelConfig, ModelConfig
 from engine.errors import InvalidRequest
+from engine.from_file import function_of, is_file
 from engine.model.baselines import BASELINES
 from engine.model.baselines.common import fit_hidden
 from engine.model.hope import Hope
@@ -51,9 +52,9 @@ def build(name: str, shape: Shape, **changes: Any) -> nn.Module:
     """
     if name in HOPES:
         return _hope({**HOPES[name], **changes}, shape)
-    builder: Callable[..., nn.Module] | None = BASELINES.get(name)
+    builder: Callable[..., nn.Module] | None = function_of(name, "build") if is_file(name) else BASELINES.get(name)
     if builder is None or changes:
-        raise InvalidRequest(f"'{name}' is none of {', '.join(CONTESTANTS)}", param="models")
+        raise InvalidRequest(f"'{name}' is none of {', '.join(CONTESTANTS)}, nor a FILE.py", param="models")
     size = shape.num_parameters or num_parameters(_hope({}, shape))
     return builder(shape.vocab_size, shape.width, shape.num_layers, shape.num_heads, size)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from engine.evaluation.study import Run, by_model
+from engine.evaluation.study import Run, by_model, from_json
 
 HEAD = """# Results
 
@@ -43,7 +43,7 @@ def render(tables: Sequence[tuple[ModuleType, Path]], out: Path) -> int:
     parts = [HEAD]
     for module, path in tables:
         summary = json.loads(path.read_text())
-        runs = [Run(**run) for run in summary["runs"]]
+        runs = [from_json(run) for run in summary["runs"]]
         percent = getattr(module, "PERCENT", True)
         plot = path.with_suffix(".svg")
         _plot(runs, module.TITLE, percent, plot)
@@ -70,7 +70,7 @@ def _cell(values: list[float], percent: bool) -> str:
     mean, spread = statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
     if percent:
         return f"{mean:.1%} ± {100 * spread:.1f}" if len(numbers) > 1 else f"{mean:.1%}"
-    digits = 0 if abs(mean) >= 1000 else 2
+    digits = 0 if abs(mean) >= 1000 else 2 if abs(mean) >= 10 else 3
     return f"{mean:,.{digits}f} ± {spread:,.{digits}f}" if len(numbers) > 1 else f"{mean:,.{digits}f}"
 
 
@@ -83,6 +83,8 @@ def _plot(runs: Sequence[Run], title: str, percent: bool, path: Path) -> None:
     for name, own in by_model(runs):
         at = [place for place, c in enumerate(conditions) if any(c in run.values for run in own)]
         columns = [[run.values[conditions[place]] for run in own if conditions[place] in run.values] for place in at]
+        if not all(math.isfinite(value) for column in columns for value in column):
+            continue
         means = [statistics.mean(column) for column in columns]
         spreads = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
         axes.errorbar(at, means, spreads, marker="o", markersize=3, linewidth=1, capsize=2, label=name)

@@ -6,6 +6,7 @@ A finished run is one line of a JSONL file; what is there already is not run aga
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,13 +41,26 @@ class Run:
     notes: dict[str, float] = field(default_factory=dict)
 
 
+def to_json(run: Run) -> dict[str, Any]:
+    """A run as JSON has it: a figure that is no number (a run that diverged) is null."""
+    values = {name: value if math.isfinite(value) else None for name, value in run.values.items()}
+    notes = {name: value if math.isfinite(value) else None for name, value in run.notes.items()}
+    return {**asdict(run), "values": values, "notes": notes}
+
+
+def from_json(line: dict[str, Any]) -> Run:
+    """The run that `to_json` wrote."""
+    figures = {part: {n: math.inf if v is None else v for n, v in line[part].items()} for part in ("values", "notes")}
+    return Run(line["table"], line["model"], line["seed"], line["settings"], **figures)
+
+
 class Results:
     """The runs of one table on disk, one line each; a line cut short by a kill is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        self.runs = [Run(**json.loads(line)) for line in lines if line.endswith("\n")]
+        self.runs = [from_json(json.loads(line)) for line in lines if line.endswith("\n")]
 
     def find(self, model: str, seed: int, settings: dict[str, float | int | str]) -> Run | None:
         """The finished run of these settings."""
@@ -58,7 +72,7 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.runs.append(run)
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(asdict(one)) + "\n" for one in self.runs))
+        partial.write_text("".join(json.dumps(to_json(one)) + "\n" for one in self.runs))
         os.replace(partial, self.path)
         return run
 

@@ -9,7 +9,6 @@ import argparse
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,7 @@ import torch
 
 from engine.evaluation.contestants import CONTESTANTS
 from engine.evaluation.report import markdown_table, render
-from engine.evaluation.study import Results
+from engine.evaluation.study import Results, to_json
 from engine.evaluation.tables import TABLES
 
 RESULTS = Path("docs/results")
@@ -45,7 +44,7 @@ def run_table(name: str, argv: Sequence[str]) -> int:
     results = Results(given.results / f"{name}.jsonl")
     runs = module.measure(given, results)
     command = shlex.join(["hope", "eval", name, *argv])
-    summary = {"table": name, "command": command, "runs": [asdict(run) for run in runs]}
+    summary = {"table": name, "command": command, "runs": [to_json(run) for run in runs]}
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(markdown_table(runs, percent=getattr(module, "PERCENT", True)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from engine.errors import InvalidRequest
+from engine.from_file import function_of, is_file
 from engine.model.orthogonal_steps import M3, POLYNOMIALS, Muon
 from engine.model.steps import OBJECTIVES, Adam, DeepMomentum, DeltaMomentum, Rule, delta_gradient_descent
 
@@ -35,7 +36,7 @@ def make_optimizer(
     """The optimizer called `name`.
 
     Args:
-        name: one of `NAMES`. `adamw` and `sgd` are torch's own; the others step matrices by a rule of
+        name: one of `NAMES`, or a FILE.py with `make(model, learning_rate, **options)`. `adamw` and `sgd` are torch's own; the others step matrices by a rule of
             `engine/model` and, but for `delta_momentum`, all else with AdamW.
         model_or_parameters: a module, or parameters or groups as torch takes them. In a module, embeddings are no
             matrices; a group can say so of its own with `matrices=False`. `dgd` needs a module.
@@ -46,8 +47,10 @@ def make_optimizer(
     Raises:
         InvalidRequest: the name, an option or its value is unknown; the message lists what there is.
     """
+    if is_file(name):
+        return function_of(name, "make")(model_or_parameters, learning_rate, **options)  # type: ignore[no-any-return]
     if name not in NAMES:
-        raise InvalidRequest(f"there is no optimizer '{name}': choose one of {', '.join(NAMES)}", param="optimizer")
+        raise InvalidRequest(f"there is no optimizer '{name}': choose one of {', '.join(NAMES)}, or a FILE.py", param="optimizer")
     for option, choices in CHOICES.items():
         if options.get(option, choices[0]) not in choices:
             raise InvalidRequest(f"option '{option}' is one of {', '.join(choices)}", param=option)

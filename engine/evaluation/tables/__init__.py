@@ -18,5 +18,6 @@ TABLES = (
     "translation",
     "ablation",
     "clocks",
+    "optimizers",
     "cost",
 )

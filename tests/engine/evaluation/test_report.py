@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +11,7 @@ import pytest
 
 from engine.evaluation import table_command
 from engine.evaluation.report import markdown_table, render
-from engine.evaluation.study import Results, Run
+from engine.evaluation.study import Results, Run, from_json, to_json
 from engine.evaluation.table_command import run_render, run_table
 
 RUNS = [
@@ -51,7 +50,7 @@ def test_other_figures_are_no_percents() -> None:
 def test_the_page_has_every_table_with_its_command_text_and_plot(tmp_path: Path) -> None:
     path = tmp_path / "docs" / "results" / "copying.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"table": "t", "command": "hope eval t --seeds 2", "runs": [asdict(r) for r in RUNS]}))
+    path.write_text(json.dumps({"table": "t", "command": "hope eval t --seeds 2", "runs": [to_json(r) for r in RUNS]}))
     page = tmp_path / "docs" / "RESULTS.md"
     module = table(TEXT="What it is.", remarks=lambda runs: f"{len(runs)} runs.")
     assert render([(module, path)], page) == 1
@@ -76,7 +75,7 @@ def test_a_table_is_measured_kept_printed_and_rendered(
     assert "| titans |" in capsys.readouterr().out
     summary = json.loads((tmp_path / "results" / "mqar.json").read_text())
     assert summary["command"] == f"hope eval mqar --pairs 3 --results {folder}"
-    assert [Run(**run) for run in summary["runs"]] == RUNS
+    assert [from_json(run) for run in summary["runs"]] == RUNS
     assert len(Results(tmp_path / "results" / "mqar.jsonl").runs) == 3
     assert run_render(["--results", folder, "--out", str(tmp_path / "RESULTS.md")]) == 0
     assert "1 tables" in capsys.readouterr().out

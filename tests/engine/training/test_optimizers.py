@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch.nn import functional
 from engine.errors import InvalidRequest
 from engine.model.orthogonal_steps import M3
 from engine.model.steps import Adam, DeltaMomentum
-from engine.training.optimizer_study import Case, StudyPlan, run_study
 from engine.training.optimizers import NAMES, DeltaGradientDescent, RuleOptimizer, make_optimizer
 from tests.tiny import distance
 
@@ -265,36 +263,3 @@ def test_what_is_unknown_is_refused_with_what_there_is(name: str, options: dict[
 def test_dgd_needs_the_module() -> None:
     with pytest.raises(InvalidRequest, match="needs the module"):
         make_optimizer("dgd", list(Network().parameters()), 0.1)
-
-
-def test_the_study_makes_its_table_and_makes_no_run_twice(tmp_path: Path) -> None:
-    text, out = tmp_path / "text", tmp_path / "study.json"
-    text.write_text("the cat sat on the mat. " * 60)
-    plan = StudyPlan((0.003, 0.03), (0, 1), num_steps=12, num_rows=16, num_validation_rows=50, context=4)
-    cases = {"adamw": Case("adamw"), "wild": Case("sgd", {"momentum": 1e30})}
-    told: list[str] = []
-    rows = run_study(text, out, told.append, plan, cases)
-    assert json.loads(out.read_text()) == rows
-    assert len(told) == 8
-    best, wild = rows
-    assert best["optimizer"] == "adamw"
-    assert best["runs"] == 2
-    assert 0.0 < best["loss"] < 2.9, "below the logarithm of the alphabet's size"
-    assert best["learning_rate"] == 0.03
-    assert best["spread"] > 0
-    assert wild["loss"] is None
-    log = out.with_suffix(".jsonl")
-    whole = log.read_text()
-    log.write_text(whole[: whole.rindex('{"key"') + 20])
-    told.clear()
-    again = run_study(text, out, told.append, plan, cases)
-    assert len(told) == 1, "only the run that was cut off"
-    assert again[0] == rows[0]
-    run_study(text, out, told.append, StudyPlan((0.003,), (0,), 5, 16, 50, 4), {"adamw": cases["adamw"]})
-    assert len(told) == 2, "another plan is another run"
-
-
-def test_a_text_too_short_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("hello")
-    with pytest.raises(InvalidRequest, match="too short"):
-        run_study(tmp_path / "text", tmp_path / "study.json")
