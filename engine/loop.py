@@ -113,8 +113,8 @@ class EngineLoop:
         try:
             logits = self._runner.step({s.row: self._running[s.row].pending[: s.count] for s in shares})
             ready = [self._running[row] for row, rows in logits.items() if self._running[row].consumed(rows)]
-            self._speak(ready, logits)
-            for turn in [self._running[share.row] for share in shares]:
+            self._speak(self._without_broken(ready, logits), logits)
+            for turn in [self._running[share.row] for share in shares if share.row in self._running]:
                 self._learn_inside(turn)
                 if turn.done:
                     self._finish(turn)
@@ -142,6 +142,19 @@ class EngineLoop:
             for row, turn in self._running.items()
         ]
         return schedule(demands, chunk=self.model.config.chunk_memory, token_budget=MIXED_TOKEN_BUDGET)
+
+    def _without_broken(self, turns: list[LiveTurn], logits: dict[int, Tensor]) -> list[LiveTurn]:
+        """The turns that can speak: one whose logits are no numbers ends here, and takes nobody with it."""
+        broken = [turn for turn in turns if not bool(torch.isfinite(logits[turn.row][-1]).all())]
+        for turn in broken:
+            self._runner.leave(turn.row)
+            self._reject(turn)
+        return [turn for turn in turns if turn not in broken]
+
+    def _reject(self, turn: LiveTurn) -> None:
+        del self._running[turn.row]
+        self.observer.memory_update(TITANS, "rejected", 0.0)
+        turn.emit(Failed(Internal("the turn's memory was not finite and was dropped; nothing was learned")))
 
     def _speak(self, turns: list[LiveTurn], logits: dict[int, Tensor]) -> None:
         if not turns:
@@ -189,9 +202,7 @@ class EngineLoop:
             memory = self._learn(turn, memory or {}, list(turn.lesson_tokens(0, final=True)))
             tensors = pack_row(memory, self.model.config.chunk_projections)
             if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-                del self._running[turn.row]
-                self.observer.memory_update(TITANS, "rejected", 0.0)
-                turn.emit(Failed(Internal("the turn's memory was not finite and was dropped; nothing was learned")))
+                self._reject(turn)
                 return
             memory = unpack_row(tensors, self.model)
         else:

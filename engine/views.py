@@ -20,6 +20,7 @@ from engine.core import (
 )
 from engine.live import Finished
 from engine.model.hope import Hope, Memory
+from engine.model.learning import level_named
 from engine.model.portable import describe, level_of, pack_row
 from engine.sessions.records import now_iso
 from engine.sessions.store import SessionStore
@@ -31,7 +32,9 @@ def clock_of(model: Hope, level: str) -> str:
     """When a level is updated, in words."""
     if level == TITANS:
         return f"every {model.config.chunk_memory} tokens"
-    return {CMS_FAST: "every turn", CMS_MEDIUM: "session consolidation"}.get(level, "tenant consolidation")
+    by_scope = {"tenant": "tenant consolidation", "training": "in training only"}
+    known = {CMS_FAST: "every turn", CMS_MEDIUM: "session consolidation"}
+    return known.get(level) or by_scope.get(level_named(model, level).scope, "never")
 
 
 async def memory_view(store: SessionStore, tenant: str, session: Session, memory: Memory, model: Hope) -> MemoryView:

@@ -31,10 +31,11 @@ def unit(x: Tensor) -> Tensor:
 def rotate(x_BHTK: Tensor, place_BT: Tensor) -> Tensor:
     """Rotary positions (base 10,000): pairs (i, i + K/2) turned by the token's place; K is even."""
     half = x_BHTK.shape[-1] // 2
-    speed = 10_000.0 ** (-torch.arange(half, device=x_BHTK.device, dtype=x_BHTK.dtype) / half)
-    angle_B1TK = (place_BT.to(x_BHTK.dtype).unsqueeze(-1) * speed).unsqueeze(1)
+    # float32 would lose the angle of a token far into a text.
+    speed = 10_000.0 ** (-torch.arange(half, device=x_BHTK.device, dtype=torch.float64) / half)
+    angle_B1TK = (place_BT.double().unsqueeze(-1) * speed).unsqueeze(1)
     first, second = x_BHTK[..., :half], x_BHTK[..., half:]
-    cos, sin = angle_B1TK.cos(), angle_B1TK.sin()
+    cos, sin = angle_B1TK.cos().to(x_BHTK.dtype), angle_B1TK.sin().to(x_BHTK.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 

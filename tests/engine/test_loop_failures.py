@@ -22,26 +22,41 @@ def _poisoned(model: Hope, name: str) -> Memory:
     return memory
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["titans.0.memory.w1", "cms.fast.1.w2"])
-def test_a_memory_that_is_not_finite_is_rejected_and_reported(name: str) -> None:
-    loop, recorder = make_loop()
+def test_a_memory_that_is_not_finite_is_rejected_and_takes_nobody_with_it(name: str, temperature: float) -> None:
+    loop, recorder = make_loop(max_batch_rows=2)
+    sick = Asked(loop, memory=_poisoned(loop.model, name), temperature=temperature)
+    well, later = Asked(loop), Asked(loop)
     with started(loop):
-        # At temperature 0 nothing in the pass itself fails.
-        sick, well = Asked(loop, memory=_poisoned(loop.model, name)), Asked(loop)
         error = sick.error()
         assert isinstance(error, Internal)
         assert "not finite" in error.message
         assert well.finished().memory is not None
+        assert later.finished().memory is not None
+        assert loop.alive
+    assert recorder.batches[0] == 2
     assert [outcome for _, outcome, _ in recorder.updates].count("rejected") == 1
 
 
+class _FailsOnce(Hope):
+    """Its first pass over more than one row fails, as a device may."""
+
+    failed = False
+
+    def forward(self, tokens_BT: Tensor, memory: Memory, lengths_B: Tensor | None = None) -> tuple[Tensor, Memory]:
+        if tokens_BT.shape[0] > 1 and not self.failed:
+            self.failed = True
+            raise RuntimeError("the device is gone: inf")
+        return super().forward(tokens_BT, memory, lengths_B)
+
+
 def test_a_step_that_fails_fails_every_turn_in_it_and_the_loop_goes_on() -> None:
-    loop, recorder = make_loop(max_batch_rows=2)
-    # Logits that are not finite cannot be drawn from.
-    sick = Asked(loop, memory=_poisoned(loop.model, "cms.fast.0.w1"), temperature=1.0)
-    neighbour, later = Asked(loop), Asked(loop)
+    model = _FailsOnce(tiny_config(vocab_size=TOKENIZER.vocab_size)).eval()
+    loop, recorder = make_loop(model, max_batch_rows=2)
+    first, neighbour, later = Asked(loop), Asked(loop), Asked(loop)
     with started(loop):
-        for asked in (sick, neighbour):
+        for asked in (first, neighbour):
             error = asked.error()
             assert isinstance(error, Internal)
             assert isinstance(error.__cause__, RuntimeError)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine import views
-from engine.config import CMS_FAST, CMS_MEDIUM, CMS_SLOW, TITANS
+from engine.config import CMS_FAST, CMS_MEDIUM, CMS_SLOW, TITANS, LevelConfig
 from engine.core import Session, TurnRequest
 from engine.engine import Engine
 from engine.live import Finished
@@ -18,7 +18,7 @@ from engine.model.hope import Memory
 from engine.model.portable import level_of
 from engine.views import clock_of, make_turn, milliseconds
 from tests.engines import TENANT, loaded, opened, say, stored_memory
-from tests.tiny import initial, named_model, random_tokens
+from tests.tiny import initial, named_model, random_tokens, tiny_model
 
 LEVELS = [TITANS, CMS_FAST, CMS_MEDIUM, CMS_SLOW]
 MODEL = named_model("initial")
@@ -105,6 +105,12 @@ def test_clocks_in_words() -> None:
         "session consolidation",
         "tenant consolidation",
     ]
+
+
+def test_a_level_that_serving_does_not_teach_says_so() -> None:
+    levels = (LevelConfig("cms.other", 4, "session"), LevelConfig("cms.fixed", 4, "training"))
+    model = tiny_model(levels=levels)
+    assert [clock_of(model, level.name) for level in levels] == ["never", "in training only"]
 
 
 @torch.no_grad()

@@ -62,3 +62,9 @@ def test_the_state_grows_with_the_text_and_the_chain_s_does_not() -> None:
     assert memory["attention.0.value"].shape == (2, 2, 21, 16)
     assert memory["cms.fast.0.w1"].shape == initial(model, 2)["cms.fast.0.w1"].shape
     assert not [name for name in memory if name.startswith("titans")]
+
+
+def test_far_into_a_text_the_angle_keeps_its_digits() -> None:
+    x, place = torch.randn(1, 1, 1, 8), torch.tensor([[10_000_000]])
+    exact = rotate(x.double(), place)
+    assert float((rotate(x, place).double() - exact).abs().max()) <= 1e-6
