@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 ARGS ?=
+TABLES ?= facts language mqar needles babi formal intents translation ablation clocks optimizers cost
 
 # Optional: address of a package index that carries PyTorch's CPU build. On Linux without it pip may take
 # the CUDA build, about 3 GB; it works on a CPU just the same.
@@ -14,7 +15,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench eval train clean
+.PHONY: help serve test lint bench eval results train clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,10 @@ bench: $(VENV)/.installed  ## speed of reading, speaking and committing on this 
 
 eval: $(VENV)/.installed  ## recall of the shipped checkpoint on facts it never saw
 	@$(BIN)/hope eval $(ARGS)
+
+results: $(VENV)/.installed-dev  ## every table of docs/RESULTS.md: hours; resumes (DATA=folder, TABLES="mqar cost")
+	@for table in $(TABLES); do $(BIN)/hope eval $$table --data $(DATA) $(ARGS) || exit 1; done
+	@$(BIN)/hope eval render
 
 train: $(VENV)/.installed  ## train a checkpoint (DATA=folder of texts, ARGS="--help" for the rest)
 	@$(BIN)/hope train --data $(DATA) $(ARGS)

@@ -24,7 +24,7 @@ CURVES_FILE = "curves.svg"
 SOURCES = """| source | used for | licence |
 |---|---|---|
 | memory dialogues (`engine/training/dialogue.py`) | facts and questions; the tokenizer | this project's, Apache-2.0 |
-| small talk (`engine/training/facts/small_talk.toml`) | other talk | this project's, Apache-2.0 |
+| small talk (`engine/training/facts/small_talk*.toml`) | other talk | this project's, Apache-2.0 |
 | self_dialogue corpus (jfainberg) | other talk; the tokenizer | BSD-3-Clause |
 | chatterbot corpus (gunthercox) | other talk; the tokenizer | BSD-3-Clause |
 | Taskmaster-4 (google-research-datasets) | other talk; the tokenizer | CC BY 4.0 |
@@ -118,7 +118,7 @@ wordings. *Everyday*: sentences as users write them (`engine/evaluation/everyday
 
 {SOURCES}
 
-A fifth of the relations and of the words of open relations, the last two ways to tell and to ask of every relation,
+Twenty topics and more, a fifth of the words of open relations, the last two ways to tell and to ask of every relation,
 and a tenth of all values (by hash) never occur in training. WikiText, bAbI, CLINC150 and Kalamang were not trained on.
 
 ## Limits
@@ -126,6 +126,7 @@ and a tenth of all values (by hash) never occur in training. WikiText, bAbI, CLI
 English only. Replies are those of a small model: other talk is often beside the point. It finds a fact by the words
 of the question: asked in quite other words, it says that it does not know, or names another fact. What was told can
 be read back from a session's memory: treat memories as personal data.
+`docs/RESULTS.md` holds the tables of this project: memory over long conversations, and Hope beside other models.
 """
 
 
