@@ -36,8 +36,9 @@ def make_optimizer(
     """The optimizer called `name`.
 
     Args:
-        name: one of `NAMES`, or a FILE.py with `make(model, learning_rate, **options)`. `adamw` and `sgd` are torch's own; the others step matrices by a rule of
-            `engine/model` and, but for `delta_momentum`, all else with AdamW.
+        name: one of `NAMES`, or a FILE.py with `make(model, learning_rate, **options)`. `adamw` and `sgd` are torch's
+            own; the others step matrices by a rule of `engine/model` and, but for `delta_momentum`, all else with
+            AdamW.
         model_or_parameters: a module, or parameters or groups as torch takes them. In a module, embeddings are no
             matrices; a group can say so of its own with `matrices=False`. `dgd` needs a module.
         learning_rate: what `group["lr"]` begins with.
@@ -50,7 +51,8 @@ def make_optimizer(
     if is_file(name):
         return function_of(name, "make")(model_or_parameters, learning_rate, **options)  # type: ignore[no-any-return]
     if name not in NAMES:
-        raise InvalidRequest(f"there is no optimizer '{name}': choose one of {', '.join(NAMES)}, or a FILE.py", param="optimizer")
+        names = f"{', '.join(NAMES)}, or a FILE.py"
+        raise InvalidRequest(f"there is no optimizer '{name}': choose one of {names}", param="optimizer")
     for option, choices in CHOICES.items():
         if options.get(option, choices[0]) not in choices:
             raise InvalidRequest(f"option '{option}' is one of {', '.join(choices)}", param=option)
