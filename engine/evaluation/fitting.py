@@ -18,6 +18,8 @@ from engine.evaluation.examples import Examples, Mark, Task, mark
 
 # How a trained model is measured: conditions and their values.
 Measure = Callable[[nn.Module, Task, int], Iterator[tuple[str, float]]]
+# What a step of training minimises.
+Loss = Callable[[nn.Module, Examples], Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,14 @@ def fit(
     rate: float,
     seed: int,
     tick: Callable[[], object] = lambda: None,
+    loss_of: Loss | None = None,
 ) -> Fitted:
-    """Trains a fresh model on a task; the seed sets its initial weights and its data. `tick` is called every step."""
+    """Trains a fresh model on a task; the seed sets its initial weights and its data.
+
+    Args:
+        tick: called every step.
+        loss_of: what is minimised; by default the mean `loss` of the answers' tokens, read without in-context steps.
+    """
     torch.manual_seed(seed)
     model = make()
     optimizer = torch.optim.AdamW(
@@ -68,7 +76,7 @@ def fit(
             group["lr"] = rate * schedule(step, plan)
         examples = task.training(seed, step)
         optimizer.zero_grad(set_to_none=True)
-        loss(model, examples).backward()  # type: ignore[no-untyped-call]
+        (loss_of or loss)(model, examples).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         if bool(torch.isfinite(norm)):
             optimizer.step()

@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from engine.config import EngineSettings, LevelConfig, StoreSettings
@@ -24,9 +25,22 @@ from engine.evaluation.telling import tellings
 from engine.model.hope import Hope
 from engine.model.learning import level_named
 from engine.model.weights import load_checkpoint
+from engine.training.relations import load_small_talk
 from engine.training.talk import Talk
 
 GAPS = (1, 5, 20)
+
+# How a reply says that it does not know: a denial and a word of knowing or telling in one sentence, or a request to
+# be told.
+DENIAL = re.compile(r"\b(?:not|never|no|nothing|can't|don't|didn't|haven't|hasn't|wasn't)\b")
+KNOWING = re.compile(
+    r"\b(?:know|knew|learned|told|tell|telling|said|say|mention|mentioned|mentioning|shared|heard|hearing|talk|talked"
+    r"|come up|remember|recall|memory|mind|idea|found|find)\b"
+)
+UNTOLD = re.compile(
+    r"\b(?:(?:have to|could you|will you|please|you) tell me|tell me first|unknown to me|have forgotten|guess"
+    r"|guessing)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -61,9 +75,38 @@ class Asked:
 
     @property
     def recalled(self) -> bool:
-        """Whether the value appears in the reply, as words of its own: "15" does not recall "5"."""
-        value = re.escape(self.value.lower())
-        return re.search(rf"(?<!\w){value}(?!\w)", self.reply.lower()) is not None
+        """Whether the reply names the value."""
+        return names(self.reply, self.value)
+
+
+def names(reply: str, value: str) -> bool:
+    """Whether a value appears in a reply, as words of its own: "15" does not name "5"."""
+    return re.search(rf"(?<!\w){re.escape(value.lower())}(?!\w)", reply.lower()) is not None
+
+
+def says_unknown(reply: str, question: str) -> bool:
+    """Whether a reply to a question says that it does not know, and nothing else.
+
+    A sentence of it denies knowing or being told, or asks to be told; and every word of it is one of training's
+    phrases for that or of the question: whatever else it names could be a value, so it counts as one.
+    """
+    sentences = re.split(r"[.?!;]", _plain(reply))
+    denies = any((DENIAL.search(one) and KNOWING.search(one)) or UNTOLD.search(one) for one in sentences)
+    return denies and _words(reply) <= _words_of_not_knowing() | _words(question)
+
+
+@cache
+def _words_of_not_knowing() -> frozenset[str]:
+    phrases = (*load_small_talk().unknown, *load_small_talk().unknown_about)
+    return frozenset({"your"}.union(*(_words(phrase.replace("{np}", "")) for phrase in phrases)))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W_]+(?:'[^\W_]+)*", _plain(text)))
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace("’", "'")
 
 
 def with_rates(model: Hope, rates: Sequence[tuple[str, float]]) -> Hope:
