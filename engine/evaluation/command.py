@@ -17,7 +17,7 @@ from tqdm import tqdm
 from engine.evaluation.recall import Asked, RecallPlan, measure_recall
 from engine.evaluation.table_command import run_render, run_table
 from engine.evaluation.tables import TABLES
-from engine.evaluation.telling import SOURCES
+from engine.evaluation.telling import SOURCES, UNSEEN_WORDINGS
 
 DESCRIPTION = """Measure what the model remembers, and what the models it is compared with do.
 
@@ -123,7 +123,7 @@ def summarise(plan: RecallPlan, runs: Sequence[Sequence[Asked]]) -> dict[str, ob
     return {
         "table": "recall",
         "relations": plan.relations,
-        "phrases": "held-out" if plan.held_out_phrases or plan.relations == "everyday" else "training",
+        "phrases": "held-out" if plan.held_out_phrases or plan.relations in UNSEEN_WORDINGS else "training",
         "facts_a_run": plan.num_sessions * plan.facts_per_session,
         "rates": dict(plan.rates),
         "rows": rows,

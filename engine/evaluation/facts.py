@@ -148,7 +148,7 @@ class Script:
         self.rng, self.source, self._talk = random.Random(seed), source, talk
         self.told = tellings(self.rng, num_facts, source, held_out_phrases=False, talk=talk)
         # The same draws once more, and further: what would have been told next.
-        further = tellings(random.Random(seed), 4 * num_facts, source, held_out_phrases=False, talk=talk)
+        further = tellings(random.Random(seed), 3 * num_facts, source, held_out_phrases=False, talk=talk)
         self.never = untold(self.told, further[num_facts:], num_facts)
 
     def other(self) -> Exchange:

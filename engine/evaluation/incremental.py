@@ -23,7 +23,7 @@ from torch.nn import functional
 from engine.evaluation.tasks.intents import Labelled, Stage
 from engine.model.hope import Hope, Memory
 from engine.model.learning import Lesson, learn
-from engine.tokenizer import PAD
+from engine.tokenizer import ASSISTANT, PAD
 from engine.training.elastic import Elastic, consolidate
 
 # matrix[k][j]: share of right answers to the queries of task j after task k; j <= k.
@@ -146,7 +146,7 @@ def _mark(model: nn.Module, memory: Memory, asked: Sequence[Labelled], labels: l
 
 def _scores(model: Any, memory: Memory, own: Sequence[Labelled], labels: list[int]) -> Tensor:
     """Logits of the labels after every utterance [B,L]."""
-    rows = [utterance for utterance, _ in own]
+    rows = [[*utterance, ASSISTANT] for utterance, _ in own]
     lengths_B = torch.tensor([len(row) for row in rows])
     width = int(lengths_B.max())
     tokens_BT = torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows])

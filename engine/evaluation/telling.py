@@ -20,6 +20,8 @@ from engine.training.talk import Talk
 from engine.training.values import draw_value
 
 SOURCES = ("training", "held-out", "open", "everyday", "paraphrases")
+# Sources whose every wording is unseen.
+UNSEEN_WORDINGS = ("everyday", "paraphrases")
 # Before a sentence of a file, told again with another value.
 CORRECTIONS = ("Correction: ", "That has changed: ", "Please update this: ")
 

@@ -112,6 +112,7 @@ many more turns. The value, never in training, must appear in the reply. Mean an
 
 *Training*: relations and wordings as in training. *Open*: relations of words that training never saw, in its
 wordings. *Everyday*: sentences as users write them (`engine/evaluation/everyday.toml`), none of them in training.
+*Paraphrases* (`engine/evaluation/paraphrases.toml`): the same, and asked for in other words than they were told in.
 *Held-out*: relations kept from training; wordings kept from training, most of them paraphrases that share no word.
 
 ## Data

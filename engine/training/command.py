@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,15 @@ from engine.tokenizer import Tokenizer
 from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
 from engine.training.dialogue import Stage
+from engine.training.objective import PRECISIONS
+from engine.training.optimizers import NAMES
+from engine.training.run_state import has_run
+from engine.training.segments import compile_segments
+from engine.training.stream import TextStream
 from engine.training.talk import Talk
-from engine.training.trainer import Trainer, TrainingPlan, compile_segments, has_run, history, start_from
+from engine.training.team import KINDS, Team, join, leave
+from engine.training.throughput import measure, settings_of, table
+from engine.training.trainer import Trainer, TrainingPlan, history, start_from
 
 DESCRIPTION = """Train a Hope model to remember: memory dialogues, from short to long.
 
@@ -26,6 +34,9 @@ The run's folder holds all there is to it: weights, optimizer, log.jsonl. Stop i
 
   hope train --data ../shared/data --out runs/first
   hope train --out runs/first --steps 9000          go on, further than planned
+  hope train --text 'books/**/*.txt' --text-share 0.3     plain text beside the dialogues, larger than memory
+  hope train --throughput                           what bfloat16, checkpointing, compiling and threads do here
+  torchrun --nproc-per-node 2 --no-python hope train --parallel ddp --device cuda
   hope train --out runs/first --export engine/checkpoint   bundle it: model, card, curves (extra `plots`)"""
 
 STAGE_FORM = "FIRST:TOKENS:ROWS:FACTS:TALK[:SEGMENTS]"
@@ -45,13 +56,24 @@ def run_training(argv: Sequence[str]) -> int:
     torch.set_num_threads(given.threads)
     # TF32 or bfloat16 inside float32 products where the machine has them; serving stays at full precision.
     torch.set_float32_matmul_precision("medium")
+    if given.throughput:
+        config = _config(given, ModelConfig().vocab_size)
+        settings = settings_of(given.threads)
+        print("\n".join(table(measure(config, stages[0][1], settings, given.device, show_progress=True))))
+        return 0
+    team, given.device = join(given.parallel, given.device)
+    try:
+        _train(given, stages, team, shlex.join(["hope", "train", *argv]))
+    finally:
+        leave(team)
+    return 0
+
+
+def _train(given: argparse.Namespace, stages: tuple[tuple[int, Stage], ...], team: Team, command: str) -> None:
     torch.manual_seed(given.seed)
     talk = Talk(given.data)
-    tokenizer = _tokenizer(given.out, given.start, given.tokenizer, talk, given.seed)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, width=given.width, num_layers=given.layers, num_heads=given.heads
-    )
-    model = Hope(config).to(given.device)
+    tokenizer = _tokenizer(given, talk, team)
+    model = Hope(_config(given, tokenizer.vocab_size)).to(given.device)
     if given.start and not has_run(given.out):
         start_from(model, given.start)
     if given.compile:
@@ -61,13 +83,18 @@ def run_training(argv: Sequence[str]) -> int:
         given.steps,
         given.learning_rate,
         cooldown=given.cooldown,
-        command=shlex.join(["hope", "train", *argv]),
+        command=command,
         earlier=_earlier(given.out, given.start),
+        optimizer=given.optimizer,
+        precision=given.precision,
+        checkpointing=given.checkpointing,
     )
-    trainer = Trainer(model, tokenizer, DialogueData(tokenizer, talk, given.seed), plan, given.out)
+    text = TextStream(given.text, tokenizer, given.seed) if given.text else None
+    data = DialogueData(tokenizer, talk, given.seed, text, given.text_share)
+    trainer = Trainer(model, tokenizer, data, plan, given.out, team)
     trainer.run(save_every=given.save_every, probe_every=given.probe_every)
-    print(f"done: {trainer.step} steps, {trainer.tokens_seen:,} tokens; the model lies in {given.out}")
-    return 0
+    if team.leads:
+        print(f"done: {trainer.step} steps, {trainer.tokens_seen:,} tokens; the model lies in {given.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,17 +134,69 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recall", type=Path, action="append", default=[], metavar="FILE", help="a result of `hope eval` for the card"
     )
+    _add_scale(parser.add_argument_group("more data, larger models, several machines' worth of steps"))
     return parser
 
 
-def _tokenizer(out: Path, start: Path | None, path: Path | None, talk: Talk, seed: int) -> Tokenizer:
-    if has_run(out):
-        return Tokenizer.load(out / TOKENIZER_FILE)
-    if start is not None:
-        return Tokenizer.load(start / TOKENIZER_FILE)
-    if path is not None:
-        return Tokenizer.load(path)
-    return Tokenizer.train(tokenizer_texts(talk, seed), ModelConfig().vocab_size)
+def _add_scale(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--text",
+        action="append",
+        metavar="GLOB",
+        help="plain text to learn from beside the dialogues, repeatable: .txt, or .jsonl with a `text` a line, also "
+        ".gz; read piece by piece, so it may be larger than memory, and a resumed run goes on in the same place",
+    )
+    group.add_argument(
+        "--text-share", type=_share, default=0.5, metavar="SHARE", help="of all rows, where --text is given (0.5)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="bfloat16: dense products in it, memories and weights in float32. For GPUs; on CPUs it was measured some "
+        "10%% slower (see --throughput), so float32 is the default",
+    )
+    group.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="compute every chunk again on the way back instead of keeping it: the same numbers in less memory",
+    )
+    group.add_argument(
+        "--optimizer", default="adamw", metavar="NAME", help=f"adamw (default) or another of {', '.join(NAMES)}"
+    )
+    group.add_argument(
+        "--parallel",
+        choices=KINDS,
+        help="in processes that torchrun starts, each with its share of a batch's rows. ddp (their default): all "
+        "weights in each; fsdp: weights and optimizer in pieces, for models that fill a GPU. Runs are the same "
+        "whatever their number, but for rounding, and each can go on with any",
+    )
+    group.add_argument(
+        "--throughput",
+        action="store_true",
+        help="train nothing: print tokens/s with and without these, of the first --stage and the model's shape; with "
+        "--threads 1 on a busy machine, where several are very slow",
+    )
+
+
+def _config(given: argparse.Namespace, vocab_size: int) -> ModelConfig:
+    return ModelConfig(vocab_size=vocab_size, width=given.width, num_layers=given.layers, num_heads=given.heads)
+
+
+def _tokenizer(given: argparse.Namespace, talk: Talk, team: Team) -> Tokenizer:
+    """The run's, or another's; or a new one, made by one process for all."""
+    if has_run(given.out):
+        return Tokenizer.load(given.out / TOKENIZER_FILE)
+    if given.start is not None:
+        return Tokenizer.load(given.start / TOKENIZER_FILE)
+    if given.tokenizer is not None:
+        return Tokenizer.load(given.tokenizer)
+    file = given.out / TOKENIZER_FILE
+    if team.leads:
+        given.out.mkdir(parents=True, exist_ok=True)
+        Tokenizer.train(tokenizer_texts(talk, given.seed), ModelConfig().vocab_size).save(file)
+    team.wait()
+    return Tokenizer.load(file)
 
 
 def _earlier(out: Path, start: Path | None) -> tuple[dict[str, str], ...]:
@@ -141,3 +220,17 @@ def _stage(text: str) -> tuple[int, Stage]:
             "from 0 to below 1, and a first step that its segments divide"
         )
     return start, stage
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no share: above 0, up to 1")
+    return share
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_training(sys.argv[1:]))

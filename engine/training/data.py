@@ -1,4 +1,4 @@
-"""Batches of memory dialogues: endless, and the same for the same seed.
+"""Batches of memory dialogues, and of plain text beside them: endless, and the same for the same seed.
 
 Held-out relations, phrases and values never occur in training. Knows text and tokens; no model.
 """
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from engine.tokenizer import ASSISTANT, END, USER, Tokenizer
 from engine.training.dialogue import Dialogue, Line, Stage
+from engine.training.stream import Position, TextStream
 from engine.training.talk import Talk
 
-REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT = 1.0, 3.0, 0.25, 0.4
+REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT, TEXT_WEIGHT = 1.0, 3.0, 0.25, 0.4, 0.4
 
 # Facts of open relations among all facts of training.
 OPEN_SHARE = 0.35
@@ -41,12 +42,39 @@ class Batch:
 
 
 class DialogueData:
-    """Batches of memory dialogues; batch n of a seed is always the same."""
+    """Batches of memory dialogues; batch n of a seed is always the same.
 
-    def __init__(self, tokenizer: Tokenizer, talk: Talk, seed: int) -> None:
+    Args:
+        text: rows of plain text to go with them. Then batches are to be asked for one after another: the text goes on
+            where the batch before left it, wherever `go_on` says a run stands.
+        text_share: share of all rows that are plain text, from 0 to 1; over the steps exactly so.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        talk: Talk,
+        seed: int,
+        text: TextStream | None = None,
+        text_share: float = 0.5,
+    ) -> None:
         self.tokenizer, self.talk, self.seed = tokenizer, talk, seed
-        # The rows of the dialogues that go on, whole, by the step they began with.
+        self._text, self._text_share = text, text_share
+        # The rows of the dialogues that go on, whole, by the step they began with; and where the text stood before.
         self._long: tuple[object, list[Row]] = (None, [])
+        self._text_before = Position()
+
+    def text_position(self, step: int, stage: Stage) -> str | None:
+        """Where the text stands for `go_on` before the batch of `step`; None without text."""
+        if self._text is None:
+            return None
+        in_the_middle = self._long[0] == _which(step, stage, {})
+        return (self._text_before if in_the_middle else self._text.position).to_json()
+
+    def go_on(self, text_position: str) -> None:
+        """Takes the text up where another run's data stood; does nothing without text."""
+        if self._text is not None:
+            self._text.seek(Position.from_json(text_position))
 
     def batch(self, step: int, stage: Stage, **held_out: bool) -> Batch:
         """The batch of one training step; `held_out*` as for `Dialogue`.
@@ -62,11 +90,25 @@ class DialogueData:
         return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], values[:, 1:], segment > 0)
 
     def _rows(self, first_step: int, stage: Stage, held_out: dict[str, bool]) -> list[Row]:
-        which = (first_step, stage, sorted(held_out.items()))
+        which = _which(first_step, stage, held_out)
         if self._long[0] != which:
-            seeds = [f"{self.seed}:{first_step}:{row}" for row in range(stage.num_rows)]
-            self._long = which, [self._row(random.Random(seed), stage, held_out) for seed in seeds]
+            num_text = self._num_text(first_step // stage.segments, stage.num_rows)
+            seeds = [f"{self.seed}:{first_step}:{row}" for row in range(stage.num_rows - num_text)]
+            rows = [self._row(random.Random(seed), stage, held_out) for seed in seeds]
+            self._long = which, rows + self._text_rows(num_text, stage)
         return self._long[1]
+
+    def _num_text(self, number: int, num_rows: int) -> int:
+        """Rows of text in the batch of that number: what is lost to rounding in one is made up for in the next."""
+        share = self._text_share * num_rows if self._text is not None else 0.0
+        return int((number + 1) * share) - int(number * share)
+
+    def _text_rows(self, count: int, stage: Stage) -> list[Row]:
+        if self._text is None:
+            return []
+        self._text_before = self._text.position
+        size = stage.num_tokens * stage.segments + 1
+        return [(ids, [TEXT_WEIGHT] * size, [False] * size) for ids in self._text.rows(count, size)]
 
     def _row(self, rng: random.Random, stage: Stage, held_out: dict[str, bool]) -> Row:
         ids: list[int] = []
@@ -104,6 +146,37 @@ class DialogueData:
         yield ids[begin:end], VALUE_WEIGHT, True
         yield ids[end:], weight, False
         yield [END], weight, False
+
+
+def _which(step: int, stage: Stage, held_out: dict[str, bool]) -> object:
+    """What the rows of a step's dialogues are determined by."""
+    return step - step % stage.segments, stage, sorted(held_out.items())
+
+
+def count_recalled(right_BT: Tensor, value_BT: Tensor) -> tuple[int, int, int, int]:
+    """Of the values in rows: right ones and all, right tokens and all. A value that its row cuts off has only tokens.
+
+    Args:
+        right_BT: where the guess was the target.
+        value_BT: the values' tokens, as in `Batch`.
+    """
+    whole = [
+        bool(right_T[begin:end].all())
+        for right_T, value_T in zip(right_BT, value_BT, strict=True)
+        for begin, end in _stretches(value_T.tolist())
+    ]
+    return sum(whole), len(whole), int(right_BT[value_BT].sum()), int(value_BT.sum())
+
+
+def _stretches(marks: list[bool]) -> Iterator[tuple[int, int]]:
+    """Runs of true marks that end within the row."""
+    begin: int | None = None
+    for index, mark in enumerate(marks):
+        if mark and begin is None:
+            begin = index
+        elif not mark and begin is not None:
+            yield begin, index
+            begin = None
 
 
 def _span(ids: list[int], part: list[int]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
-"""`hope train`: AdamW over memory dialogues, from short to long; resumable, on CPU or CUDA.
+"""`hope train`: one optimizer step after another over memory dialogues, from short to long; resumable.
 
-Everything a run needs to go on lies in its folder: weights, optimizer moments, step and log. Knows no server.
+Everything a run needs to go on lies in its folder: weights, optimizer moments, step and log. Knows no server, and of
+other processes only that it may be one of a team.
 """
 
 from __future__ import annotations
@@ -8,25 +9,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from engine.errors import InvalidRequest
-from engine.model.hope import Hope, HopeBlock, Memory
+from engine.model.hope import POSITION, Hope, Memory
 from engine.model.weights import checkpoint_notes, load_checkpoint, save_checkpoint
 from engine.tokenizer import Tokenizer
-from engine.training.data import Batch, DialogueData
+from engine.training.data import Batch, DialogueData, count_recalled
 from engine.training.dialogue import Stage
+from engine.training.objective import Objective
+from engine.training.optimizers import NAMES, make_optimizer
+from engine.training.run_state import RunState, cut_log, has_run, read_state, write_state
+from engine.training.segments import checkpoint_segments, keep_segments_in_float32
+from engine.training.team import ALONE, FSDP, NONE, Team, cut_like, whole
 
-STATE_FILE = "state.safetensors"
 LOG_FILE = "log.jsonl"
 PROBE_SEED = 999_983
 
@@ -42,6 +44,9 @@ class TrainingPlan:
         command: how the run was started, for the model card.
         earlier: the same of the runs whose weights this one began with: command, steps, tokens seen.
         message_share: share of message tokens that carry loss; replies always do.
+        optimizer: what `make_optimizer` calls it.
+        precision: of the dense products, as `Objective` takes it; memories stay float32.
+        checkpointing: compute every chunk again on the way back instead of keeping it.
     """
 
     stages: tuple[tuple[int, Stage], ...]
@@ -54,6 +59,9 @@ class TrainingPlan:
     clip: float = 1.0
     command: str = "hope train"
     earlier: tuple[dict[str, str], ...] = ()
+    optimizer: str = "adamw"
+    precision: str = "float32"
+    checkpointing: bool = False
 
     def stage(self, step: int) -> Stage:
         """The curriculum's stage at `step`."""
@@ -75,23 +83,48 @@ class Recall:
 
 
 class Trainer:
-    """One run: a model, its optimizer, its folder."""
+    """One run: a model, its optimizer, its folder; InvalidRequest where the plan and the folder or team disagree."""
 
-    def __init__(self, model: Hope, tokenizer: Tokenizer, data: DialogueData, plan: TrainingPlan, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Hope,
+        tokenizer: Tokenizer,
+        data: DialogueData,
+        plan: TrainingPlan,
+        folder: Path,
+        team: Team = ALONE,
+    ) -> None:
         self.model, self.tokenizer, self.data, self.plan, self.folder = model, tokenizer, data, plan, folder
-        self.device = model.embedding.weight.device
-        self.optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=0.0, betas=(0.9, 0.98), eps=1e-9)
+        self.team, self.device = team, model.embedding.weight.device
+        fewest = min(stage.num_rows for _, stage in plan.stages)
+        if fewest < team.size:
+            raise InvalidRequest(f"{team.size} processes cannot share a batch of {fewest} rows", param="stage")
         self.step = 0
         self.tokens_seen = 0
-        # What the rows of the step before remember: dialogues that go on begin with it.
+        # What this process's rows of the step before remember: dialogues that go on begin with it.
         self.carried: Memory = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        if has_run(folder):
-            self._resume()
+        state = read_state(folder) if has_run(folder) else None
+        if state is not None:
+            model.load_state_dict(state.weights)
+        if plan.precision != "float32":
+            keep_segments_in_float32(model)
+        if plan.checkpointing:
+            checkpoint_segments(model)
+        self.objective = Objective(model, plan.precision)
+        self._wrapped = team.wrap(self.objective)
+        # Of cut weights, these are the pieces: asked for later, the model may hold whole ones for a while.
+        self._parameters = dict(model.named_parameters())
+        self.optimizer = _optimizer(model, plan, team)
+        if team.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+        if state is not None:
+            self._resume(state)
 
     def run(self, *, save_every: int, probe_every: int, show_progress: bool = True) -> None:
         """Trains up to the plan's last step, saving and probing on the way."""
-        bar = tqdm(total=self.plan.steps, initial=self.step, disable=not show_progress, unit="step")
+        bar = tqdm(
+            total=self.plan.steps, initial=self.step, disable=not (show_progress and self.team.leads), unit="step"
+        )
         self.model.train()
         while self.step < self.plan.steps:
             started = time.monotonic()
@@ -102,8 +135,9 @@ class Trainer:
                 row |= {"recall": recall.exact, "recall_tokens": recall.tokens}
                 bar.set_postfix(loss=f"{loss:.3f}", recall=f"{recall.exact:.1%}")
             row["tokens"] = self.tokens_seen
-            with (self.folder / LOG_FILE).open("a") as log:
-                log.write(json.dumps(row) + "\n")
+            if self.team.leads:
+                with (self.folder / LOG_FILE).open("a") as log:
+                    log.write(json.dumps(row) + "\n")
             if self.step % save_every == 0 or self.step == self.plan.steps:
                 self.save()
             bar.update()
@@ -119,53 +153,70 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
-        if math.isfinite(float(norm)):
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.plan.clip)
+        if math.isfinite(float(whole(norm))):
             self.optimizer.step()
         self.step += 1
         self.tokens_seen += batch.tokens_BT.numel()
-        return float(loss.detach())
+        return float(self.team.total(loss.detach()) / self.team.size)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Weighted next-token loss. Gradients run through every memory write of the row (HOPE.md §3, 5)."""
-        weight = batch.weight_BT
+        """Weighted next-token loss. Gradients run through every memory write of the row (HOPE.md §3, 5).
+
+        In a team it is that of this process's rows, so scaled that the mean over the processes is the batch's.
+        """
+        # Chosen for the whole batch, whoever computes it.
         generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + self.step)
-        sampled = torch.rand(weight.shape, generator=generator) < self.plan.message_share
-        chosen = ((weight > 0) & (sampled | (weight > 0.3))).flatten().nonzero().squeeze(1).to(self.device)
-        memory = self.carried if batch.goes_on else self.model.initial_memory(weight.shape[0], levels=False)
-        hidden, after = self.model.hidden(batch.tokens_BT.to(self.device), memory)
+        sampled = torch.rand(batch.weight_BT.shape, generator=generator) < self.plan.message_share
+        carries_loss = (batch.weight_BT > 0) & (sampled | (batch.weight_BT > 0.3))
+        total = batch.weight_BT[carries_loss].sum().to(self.device)
+        rows = self.team.rows(batch.weight_BT.shape[0])
+        tokens_BT, target_BT, weight_BT = (
+            part[rows].to(self.device) for part in (batch.tokens_BT, batch.target_BT, batch.weight_BT)
+        )
+        chosen = carries_loss[rows].flatten().nonzero().squeeze(1).to(self.device)
+        summed, after = self._wrapped(tokens_BT, target_BT, weight_BT, chosen, self._begin(batch, tokens_BT.shape[0]))
         # Gradients end at the row's begin; what was told before it is read, and kept or lost, all the same.
         self.carried = {name: value.detach() for name, value in after.items()}
-        logits = self.model.logits(hidden.flatten(0, 1).index_select(0, chosen))
-        target = batch.target_BT.to(self.device).flatten().index_select(0, chosen)
-        weight = weight.to(self.device).flatten().index_select(0, chosen)
-        losses = functional.cross_entropy(logits, target, reduction="none")
-        return (losses * weight).sum() / weight.sum()
+        loss: Tensor = summed * self.team.size / total
+        return loss
+
+    def _begin(self, batch: Batch, num_rows: int) -> Memory | None:
+        """What rows that go on remember; nothing where a resumed run has got another curriculum in their middle."""
+        fits = bool(self.carried) and len(self.carried[POSITION]) == num_rows
+        return self.carried if batch.goes_on and fits else None
 
     @torch.no_grad()
     def probe(self, num_rows: int = 16) -> Recall:
         """Recall on held-out values, phrases as in training, at the end of dialogues of the current stage's length."""
         stage = self.plan.stage(min(self.step, self.plan.steps - 1))
-        stage = replace(stage, num_rows=num_rows)
+        stage = replace(stage, num_rows=max(num_rows, self.team.size))
+        rows = self.team.rows(stage.num_rows)
         data, first = DialogueData(self.tokenizer, self.data.talk, PROBE_SEED), self.step * stage.segments
-        memory = self.model.initial_memory(num_rows, levels=False)
+        memory: Memory | None = None
         for segment in range(stage.segments):
             batch = data.batch(first + segment, stage, held_out=True)
-            hidden, memory = self.model.hidden(batch.tokens_BT.to(self.device), memory)
-        right = torch.zeros_like(batch.value_BT)
-        for row in range(num_rows):
-            guess = self.model.logits(hidden[row]).argmax(-1).cpu()
-            right[row] = guess == batch.target_BT[row]
-        spans = [
-            bool(right[row, begin:end].all())
-            for row in range(num_rows)
-            for begin, end in _spans(batch.value_BT[row].tolist())
-        ]
-        tokens = right[batch.value_BT].float().mean()
-        return Recall(sum(spans) / max(1, len(spans)), float(tokens))
+            guess_BT, memory = self.objective.guess(batch.tokens_BT[rows].to(self.device), memory)
+        counts = count_recalled(guess_BT.cpu() == batch.target_BT[rows], batch.value_BT[rows])
+        exact, num_spans, tokens, num_tokens = self.team.total(torch.tensor(counts, device=self.device)).tolist()
+        return Recall(exact / max(1, num_spans), tokens / max(1, num_tokens))
 
     def save(self) -> None:
-        """Writes what a later `Trainer` on the same folder resumes from."""
+        """Writes what a later `Trainer` on the same folder resumes from; every process of a team must come here."""
+        optimizer = {
+            name: {
+                entry: whole(torch.as_tensor(value)).detach().cpu()
+                for entry, value in self.optimizer.state.get(parameter, {}).items()
+                if value is not None
+            }
+            for name, parameter in self._parameters.items()
+        }
+        weights = {name: whole(parameter).detach().cpu() for name, parameter in self._parameters.items()}
+        stage = self.plan.stage(self.step)
+        carried = self.carried if self.step % stage.segments else {}
+        memory = self.team.gathered({name: value.cpu() for name, value in carried.items()})
+        if not self.team.leads:
+            return
         notes = {
             "tokens_seen": str(self.tokens_seen),
             "steps": str(self.step),
@@ -173,43 +224,38 @@ class Trainer:
             "plan": json.dumps(asdict(self.plan)),
             "earlier": json.dumps(self.plan.earlier),
         }
-        save_checkpoint(self.folder, self.model, self.tokenizer, notes)
-        state = {f"weight|{name}": value.detach().cpu() for name, value in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"{key}|{name}"] = torch.as_tensor(value).detach().cpu()
-        state |= {f"memory|{name}": value.cpu() for name, value in self.carried.items()}
-        # One file, put in place at once: a run killed while it saves goes on from the save before.
-        partial = self.folder / (STATE_FILE + ".partial")
-        progress = {"step": str(self.step), "tokens_seen": str(self.tokens_seen)}
-        save_file({name: value.contiguous() for name, value in state.items()}, partial, metadata=progress)
-        partial.replace(self.folder / STATE_FILE)
+        with torch.device("meta"):
+            model = Hope(self.model.config)
+        model.load_state_dict(weights, assign=True)
+        save_checkpoint(self.folder, model, self.tokenizer, notes)
+        progress = {"step": str(self.step), "tokens_seen": str(self.tokens_seen), "optimizer": self.plan.optimizer}
+        text_position = self.data.text_position(self.step, stage)
+        progress |= {} if text_position is None else {"text": text_position}
+        write_state(self.folder, RunState(weights, optimizer, memory, progress))
 
-    def _resume(self) -> None:
-        with safe_open(self.folder / STATE_FILE, framework="pt") as file:
-            progress = file.metadata()
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.step, self.tokens_seen = int(progress["step"]), int(progress["tokens_seen"])
-        self._cut_log()
-        weights, parameters = {}, dict(self.model.named_parameters())
-        for key, value in state.items():
-            field, _, name = key.partition("|")
-            if field == "weight":
-                weights[name] = value
-            elif field == "memory":
-                self.carried[name] = value.to(self.device)
-            else:
-                self.optimizer.state[parameters[name]][field] = value if field == "step" else value.to(self.device)
-        self.model.load_state_dict(weights)
-
-    def _cut_log(self) -> None:
-        """Takes back what was logged after the last save: those steps are made again."""
-        log = self.folder / LOG_FILE
-        # A line that has no end was being written when the run was killed.
-        lines = (
-            [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
-        )
-        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+    def _resume(self, state: RunState) -> None:
+        made_with = state.progress.get("optimizer", "adamw")
+        if made_with != self.plan.optimizer:
+            raise InvalidRequest(
+                f"the run in '{self.folder}' goes on with the optimizer it began with: '{made_with}', "
+                f"not '{self.plan.optimizer}'",
+                param="optimizer",
+            )
+        self.step, self.tokens_seen = int(state.progress["step"]), int(state.progress["tokens_seen"])
+        if self.team.leads:
+            cut_log(self.folder / LOG_FILE, self.step)
+        if "text" in state.progress:
+            self.data.go_on(state.progress["text"])
+        if state.memory:
+            rows = self.team.rows(len(state.memory[POSITION]))
+            self.carried = {name: value[rows].to(self.device) for name, value in state.memory.items()}
+        for name, entries in state.optimizer.items():
+            parameter = self._parameters[name]
+            # torch's own count their steps on the CPU.
+            on_cpu = {"step"} if isinstance(self.optimizer, torch.optim.AdamW) else set()
+            self.optimizer.state[parameter] = {
+                entry: value if entry in on_cpu else cut_like(value, parameter) for entry, value in entries.items()
+            }
 
 
 def history(folder: Path) -> tuple[dict[str, str], ...]:
@@ -227,31 +273,22 @@ def start_from(model: Hope, folder: Path) -> None:
     model.load_state_dict(other.state_dict())
 
 
-def compile_segments(model: Hope) -> None:
-    """Compiles the one hot function, a full chunk of a layer; worth its minute of start-up on long runs."""
-    for block in model.blocks:
-        assert isinstance(block, HopeBlock)
-        block.titans.segment = torch.compile(block.titans.segment, dynamic=False)  # type: ignore[method-assign]
-
-
-def has_run(folder: Path) -> bool:
-    """Whether a folder holds a run that can be resumed."""
-    return (folder / STATE_FILE).exists()
-
-
-def _groups(model: Hope, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; gains, biases and filters do not."""
-    decays = [p for n, p in model.named_parameters() if p.dim() >= 2 and "weight_WF11D" not in n]
-    others = [p for n, p in model.named_parameters() if p.dim() < 2 or "weight_WF11D" in n]
-    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _spans(marks: list[bool]) -> Iterator[tuple[int, int]]:
-    """Runs of true marks that end within the row."""
-    begin: int | None = None
-    for index, mark in enumerate(marks):
-        if mark and begin is None:
-            begin = index
-        elif not mark and begin is not None:
-            yield begin, index
-            begin = None
+def _optimizer(model: Hope, plan: TrainingPlan, team: Team) -> torch.optim.Optimizer:
+    """Matrices decay; gains, biases and filters do not. `dgd` and one's own get the module, and decay nothing here."""
+    if team.kind == FSDP and plan.optimizer not in ("adamw", "sgd"):
+        raise InvalidRequest(f"'{plan.optimizer}' needs whole matrices: --parallel ddp, or adamw", param="optimizer")
+    if plan.optimizer == "dgd" and team.kind != NONE:
+        raise InvalidRequest("'dgd' needs all rows' inputs in one process: --parallel none", param="optimizer")
+    if plan.optimizer == "dgd" or plan.optimizer not in NAMES:
+        return make_optimizer(plan.optimizer, model, plan.learning_rate)
+    named = dict(model.named_parameters())
+    table = named.pop("embedding.weight")
+    decays = [p for n, p in named.items() if p.dim() >= 2 and "weight_WF11D" not in n]
+    others = [p for n, p in named.items() if p.dim() < 2 or "weight_WF11D" in n]
+    groups: list[dict[str, object]] = [
+        {"params": decays, "weight_decay": plan.weight_decay},
+        {"params": [table], "weight_decay": plan.weight_decay, "matrices": False},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    options: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-9} if plan.optimizer == "adamw" else {}
+    return make_optimizer(plan.optimizer, groups, 0.0, **options)

@@ -35,9 +35,9 @@ value is right, and the loss of the values' tokens in nats. *w/o CMS* has one fe
 place of the levels. Levels do not learn inside the text here (the table of clocks): they are three feed-forward
 blocks in a row."""
 PERCENT = False
-STEPS = 300
+STEPS = 1500
 RATES = (6e-3,)
-PLAN = DialoguePlan(Stage(64, 16, 2, 0.0), num_test_rows=256)
+PLAN = DialoguePlan(Stage(64, 8, 2, 0.0), num_test_rows=256)
 HOPE, NO_LEVELS = "hope", "w/o CMS"
 PERPLEXITY, RECALL, VALUE_LOSS = "perplexity", "recall", "value nats"
 

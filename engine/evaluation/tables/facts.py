@@ -38,6 +38,8 @@ thousand turns are affordable, replies to other talk are small talk's own and on
 anew with every turn. *Without cms.fast*: no lesson at the end of a turn. *Without cms.medium*: no worker. The worker
 takes in the first `--worker-turns` turns of a session, the facts among them."""
 WITHOUT_GAPS = (1, 5, 20, 100)
+# A script draws three times as many relations; the smallest source has 24 of them.
+MOST_FACTS = 8
 TOLD_NOT_KNOWN, CHANGED_OLD = "told, not known", "changed, old named"
 
 
@@ -108,8 +110,10 @@ def _plan(given: argparse.Namespace, gaps: tuple[int, ...]) -> FactsPlan:
             raise InvalidRequest(f"'{source}' is none of {', '.join(SOURCES)}", param="sources")
     if not gaps or gaps[0] < 1 or list(gaps) != sorted(set(gaps)):
         raise InvalidRequest(f"gaps rise from 1 on, unlike {_text(gaps)}", param="gaps")
-    if min(given.sessions, given.facts) < 1:
-        raise InvalidRequest("there must be a session and a fact", param="sessions")
+    if given.sessions < 1:
+        raise InvalidRequest("there must be a session", param="sessions")
+    if not 1 <= given.facts <= MOST_FACTS:
+        raise InvalidRequest(f"a session tells from 1 to {MOST_FACTS} facts, not {given.facts}", param="facts")
     return FactsPlan(tuple(given.sources), given.sessions, given.facts, gaps, given.worker_turns)
 
 

@@ -50,8 +50,8 @@ turn, "elastic" does so with elastic weight consolidation, and "joint" with all 
 learning by weights. "(nearest centroid)" compares shared tokens and learns nothing. Utterances are cut to their rarest
 tokens. Forgetting: what was right after its task less what is right at the end, mean over tasks."""
 
-STEPS, RATES = 1200, (6e-3,)
-NUM_TESTED, NUM_LABELS, EASY_SHARE = 50, 24, 0.25
+STEPS, RATES = 900, (3e-3,)
+NUM_TESTED, NUM_LABELS, EASY_SHARE = 50, 24, 0.5
 LEARNS_BY_WEIGHTS = ("transformer", "hope")
 LEVELS = (CMS_FAST, CMS_MEDIUM)
 Settings = dict[str, float | int | str]

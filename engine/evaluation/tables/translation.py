@@ -42,7 +42,7 @@ on languages invented for one row, Kalamang was in none of them. "Fine-tuned": t
 sentences, reading nothing but the question. chrF2, 0 to 100. These models have two layers and learn English from some
 thousand sentences: they score low, and copying the source or looking up each word is shown beside them."""
 
-STEPS, TUNING_STEPS, RATES = 200, 200, (4e-3,)
+STEPS, TUNING_STEPS, RATES = 250, 250, (4e-3,)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

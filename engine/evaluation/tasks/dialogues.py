@@ -47,7 +47,7 @@ class DialoguePlan:
     stage: Stage
     kinds: tuple[str, ...] = ("number",)
     vocab_size: int = 512
-    message_share: float = 0.1
+    message_share: float = 0.05
     num_test_rows: int = 64
 
 

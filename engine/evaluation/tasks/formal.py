@@ -51,7 +51,7 @@ class FormalLanguages:
         InvalidRequest: `longest` leaves too few strings.
     """
 
-    def __init__(self, longest: int = 24, num_rows: int = 16, num_tests: int = 64) -> None:
+    def __init__(self, longest: int = 16, num_rows: int = 16, num_tests: int = 64) -> None:
         if longest < SHORTEST:
             raise InvalidRequest(f"too few strings have at most {longest} symbols: let it be {SHORTEST} or more")
         self.longest, self.num_rows, self.num_tests = longest, num_rows, num_tests

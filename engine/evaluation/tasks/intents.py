@@ -19,11 +19,9 @@ from pathlib import Path
 
 from engine.errors import InvalidRequest
 from engine.evaluation.examples import Examples
-from engine.tokenizer import Tokenizer
+from engine.tokenizer import ASSISTANT, Tokenizer
 
 CLINC_FILE = Path("clinc150") / "data_full.json"
-# A row of the easy steps, and the tokens that stand in it.
-EASY_TOKENS, NUM_EASY = 32, 48
 NUM_VALIDATION_ROWS = 32
 # An utterance's ids and the id of its label.
 Labelled = tuple[list[int], int]
@@ -76,8 +74,8 @@ class StreamPlan:
 
 
 def spell(utterance: list[int], label: int) -> list[int]:
-    """An utterance and its label as they are read; labels are tokens of their own, so each ends its utterance."""
-    return [*utterance, label]
+    """An utterance and its label as they are read; the label is what follows `ASSISTANT`."""
+    return [*utterance, ASSISTANT, label]
 
 
 def read_clinc(data: Path | None) -> tuple[Texts, Texts]:
@@ -172,8 +170,8 @@ class IntentEpisodes:
         Args:
             vocab_size: of the tokenizer; the labels' ids follow.
             batch_tokens: tokens of a training step.
-            easy_steps: so many steps at first have short rows of one task, each class with one of few tokens for
-                its utterance: from there recall is found, and spreads to whole utterances.
+            easy_steps: up to this step some rows are easy, all at first, none at last: every class has one utterance
+                of one to three tokens, which only needs to be found again.
         """
         self.name = f"intents, {easy_steps} easy steps, then {group} x {shots} in {row_tokens} tokens"
         self.vocab_size = vocab_size + num_labels
@@ -181,17 +179,14 @@ class IntentEpisodes:
         self.corpus, self.trained, self.tested = corpus, list(trained), list(tested)
         self.batch_tokens, self.row_tokens, self.easy_steps = batch_tokens, row_tokens, easy_steps
         self.group, self.shots = group, shots
-        counted = Counter(token for intent in trained for one in corpus.shown[intent] for token in one)
-        self.common = [token for token, _ in counted.most_common(NUM_EASY)]
 
     def training(self, seed: int, step: int) -> Examples:
         """Rows of classes of training; a label counts from its second time on, when it can be known."""
         rng = random.Random(f"intents {seed} {step}")
-        if step < self.easy_steps:
-            rows = range(max(1, self.batch_tokens // 2 // EASY_TOKENS))
-            return _examples([self._easy_row(rng) for _ in rows])
-        rows = range(max(1, self.batch_tokens // self.row_tokens))
-        return _examples([self._row(rng, self.trained, self.corpus.shown) for _ in rows])
+        num_rows = max(1, self.batch_tokens // self.row_tokens)
+        num_easy = round(num_rows * max(0.0, 1.0 - step / max(1, self.easy_steps)))
+        rows = [self._row(rng, self.trained, self.corpus.shown, is_easy=row < num_easy) for row in range(num_rows)]
+        return _examples(rows)
 
     def validation(self, seed: int) -> Examples:
         """Rows of training's classes in utterances that training never sees."""
@@ -224,17 +219,13 @@ class IntentEpisodes:
             stages.append(Stage(shown, _draw(rng, self.corpus.asked, own, label_of, plan.queries)))
         return stages
 
-    def _easy_row(self, rng: random.Random) -> Row:
-        """A short row of few pairs, a common token and its label, each told again and again."""
-        count = min(self.group, len(self.labels))
-        keys = [[token] for token in rng.sample(self.common, count)]
-        pairs = list(zip(keys, rng.sample(self.labels, count), strict=True))
-        return _row_of([*pairs, *rng.choices(pairs, k=EASY_TOKENS)], EASY_TOKENS)
-
-    def _row(self, rng: random.Random, intents: list[str], source: Utterances) -> Row:
+    def _row(self, rng: random.Random, intents: list[str], source: Utterances, *, is_easy: bool = False) -> Row:
         """Some classes task by task, with queries of all so far between and after them."""
         label_of = self._drawn(rng, intents, self.group * rng.randint(1, 4))
         order = list(label_of)
+        if is_easy:
+            cut = {intent: rng.choice(source[intent])[: rng.randint(1, 3)] for intent in order}
+            source = {intent: [one] * self.shots for intent, one in cut.items()}
         told: list[Labelled] = []
         for start in range(0, self.row_tokens, self.group):
             told += _draw(rng, source, order[start : start + self.group], label_of, self.shots)
@@ -255,7 +246,7 @@ def _row_of(told: Sequence[Labelled], num_tokens: int) -> Row:
     seen = set[int]()
     for utterance, label in told:
         tokens += spell(utterance, label)
-        marks += [*[False] * len(utterance), label in seen]
+        marks += [*[False] * (len(utterance) + 1), label in seen]
         seen.add(label)
     return tokens[: num_tokens + 1], marks[: num_tokens + 1]
 

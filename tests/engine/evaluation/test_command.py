@@ -59,7 +59,12 @@ def test_one_run_has_no_spread() -> None:
 
 @pytest.mark.parametrize(
     ("relations", "held_out_phrases", "phrases"),
-    [("training", False, "training"), ("training", True, "held-out"), ("everyday", False, "held-out")],
+    [
+        ("training", False, "training"),
+        ("training", True, "held-out"),
+        ("everyday", False, "held-out"),
+        ("paraphrases", False, "held-out"),
+    ],
 )
 def test_a_summary_names_the_wordings(relations: str, held_out_phrases: bool, phrases: str) -> None:
     plan = RecallPlan(gaps=(1,), relations=relations, held_out_phrases=held_out_phrases)

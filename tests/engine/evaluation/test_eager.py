@@ -9,7 +9,7 @@ from torch import nn
 from engine.evaluation.contestants import CONTESTANTS, Shape, build, num_parameters
 from engine.evaluation.eager import EMBEDDING_SCALE, ETA_SHIFT, build_eager
 
-SHAPE = Shape(40, width=16, num_layers=1, num_heads=2)
+SHAPE = Shape(25, width=32, num_layers=1, num_heads=1)
 
 
 def pair(name: str) -> tuple[nn.Module, nn.Module]:

@@ -13,11 +13,11 @@ from engine.evaluation.contestants import Shape, build
 from engine.evaluation.incremental import WeightsPlan, conditions, in_memory, in_weights, nearest_centroid
 from engine.evaluation.tasks.intents import Stage
 from engine.model.hope import Memory
-from engine.tokenizer import PAD
+from engine.tokenizer import ASSISTANT, PAD
 from tests.tiny import tiny_model
 
 FIRST_LABEL = 40
-PLAN = WeightsPlan(steps=30, rate=3e-3, batch=8)
+PLAN = WeightsPlan(steps=20, rate=5e-3, batch=8)
 
 
 class Slots(nn.Module):
@@ -36,9 +36,9 @@ class Slots(nn.Module):
         for row, tokens in enumerate(tokens_BT.tolist()):
             for at, token in enumerate(tokens):
                 known = {int(key): int(label) for key, label in pairs[row].tolist()}
-                x_BTD[row, at, known.get(token, 0)] = 1.0
-                if at and token >= FIRST_LABEL:
-                    new = torch.tensor([[tokens[at - 1], token]])
+                x_BTD[row, at, known.get(tokens[at - 1], 0)] = 1.0
+                if at > 1 and tokens[at - 1] == ASSISTANT:
+                    new = torch.tensor([[tokens[at - 2], token]])
                     pairs[row] = torch.cat([pairs[row, 1:], new])
         return x_BTD, {"pairs": pairs}
 
@@ -79,8 +79,10 @@ def test_asking_leaves_no_trace(name: str) -> None:
     stages = stream(3)
     quiet = [dataclasses.replace(stage, asked=stage.asked[:1]) for stage in stages[:2]]
     assert in_memory(model, [*quiet, stages[2]])[2][2] == in_memory(model, stages)[2][2]
-    alone = [in_memory(model, [*quiet, dataclasses.replace(stages[2], asked=[one])])[2][2] for one in stages[2].asked]
-    assert sum(alone) / len(alone) == in_memory(model, stages)[2][2]
+    asked = stages[2].asked[::3]
+    alone = [in_memory(model, [*quiet, dataclasses.replace(stages[2], asked=[one])])[2][2] for one in asked]
+    together = in_memory(model, [*quiet, dataclasses.replace(stages[2], asked=asked)])[2][2]
+    assert sum(alone) / len(alone) == pytest.approx(together)
 
 
 def test_levels_that_learn_answer_from_what_was_shown() -> None:

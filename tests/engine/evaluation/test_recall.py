@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +13,18 @@ import pytest
 from engine.config import CMS_FAST, CMS_MEDIUM, CMS_SLOW
 from engine.errors import HopeError
 from engine.evaluation import recall
-from engine.evaluation.recall import Asked, RecallPlan, measure_recall, with_rates
+from engine.evaluation.recall import Asked, RecallPlan, measure_recall, names, says_unknown, with_rates
 from engine.evaluation.silent import SilentObserver
 from engine.evaluation.telling import load_everyday
-from engine.training.talk import bundled_pairs
-from engine.training.values import is_held_out
+from engine.training.open_relations import load_open_words
+from engine.training.relations import load_relations, load_small_talk
+from engine.training.talk import Talk
+from engine.training.values import draw_value, is_held_out
 from tests.engine.evaluation.samples import Ears
 from tests.tiny import tiny_model
 
 PLAN = RecallPlan(num_sessions=2, facts_per_session=2, gaps=(1, 3, 6))
-TALK = {message for message, _ in bundled_pairs()}
+TALK = {message for runs in Talk(None).runs.values() for run in runs for message, _ in run}
 
 
 def asked(value: str, reply: str) -> Asked:
@@ -65,6 +69,79 @@ def test_a_hit_is_the_value_in_the_reply() -> None:
     assert not asked("Brenko", "Your dog is called Brenk.").recalled
     assert not asked("dark olive", "It's olive.").recalled
     assert not asked("Brenko", "").recalled
+
+
+def test_a_value_is_named_as_words_of_its_own() -> None:
+    assert names("It's 5.", "5")
+    assert not names("It's 15.", "5")
+    assert names("Dark olive, I think.", "dark olive")
+    assert not names("", "5")
+
+
+QUESTION = "What is my aunt's old kettle called?"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *load_small_talk().unknown,
+        *(phrase.replace("{np}", "your aunt's old kettle") for phrase in load_small_talk().unknown_about),
+        "You haven’t told me that yet.",
+        "I don't know",
+    ],
+)
+def test_every_way_of_training_to_say_that_it_does_not_know_is_one(reply: str) -> None:
+    assert says_unknown(reply, QUESTION)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "Brenko.",
+        "I don't know, Brenko?",
+        "You never told me. It's Brenko.",
+        "I don't know 5.",
+        "You said that it is not in my memory, but at Leeds.",
+        "You haven't told me about your uncle's old kettle.",
+        "It's memory.",
+        "You told me that.",
+        "Oh, nice!",
+        "Okay, I won't forget.",
+        "I know that.",
+        "Not at all.",
+        *load_small_talk().generic_ack,
+        *(answer.replace("{v}", "know") for answer in load_small_talk().generic_answer),
+    ],
+)
+def test_what_names_something_or_denies_nothing_is_none(reply: str) -> None:
+    assert not says_unknown(reply, QUESTION)
+
+
+def test_no_answer_of_training_says_that_it_does_not_know() -> None:
+    rng, num_answers = random.Random(0), 0
+    for relation in load_relations():
+        for template in (*relation.answer, *relation.ack):
+            value = draw_value(rng, relation.value, held_out=True)
+            for question in relation.ask:
+                said, asked = (text.replace("{v}", value).replace("{e}", "Anna") for text in (template, question))
+                assert not says_unknown(said, asked), said
+                num_answers += 1
+    for family in load_open_words().families:
+        for template in family.sentences["answer"]:
+            assert not says_unknown(template.replace("{v}", draw_value(rng, "word", held_out=True)), QUESTION)
+    assert num_answers > 10_000
+
+
+def test_of_small_talk_only_what_does_not_know_says_so() -> None:
+    talk = load_small_talk()
+    pairs = [(user, reply) for user, replies in talk.pairs for reply in replies]
+    pairs += [pair for thread in talk.threads for pair in thread]
+    found = {reply for user, reply in pairs if says_unknown(reply, user)}
+    assert len(pairs) > 1000
+    assert len(found) < 0.01 * len(pairs)
+    for reply in found:
+        assert re.search(r"can't guess|don't know|no idea|can't say|can't remember", reply), reply
 
 
 def test_every_fact_is_asked_at_every_gap(run: Run) -> None:

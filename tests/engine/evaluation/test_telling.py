@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from engine.evaluation.telling import SOURCES, Telling, load_everyday, tellings
+from engine.evaluation.telling import SOURCES, Telling, changed, load_everyday, load_paraphrases, tellings, untold
 from engine.training.open_relations import is_held_out_word
 from engine.training.relations import load_relations
 from engine.training.talk import Talk
@@ -72,6 +72,66 @@ def test_everyday_facts_are_the_files_sentences_with_their_own_questions() -> No
         assert found in pairs
         seen.add(found)
     assert len(seen) > 0.9 * len(pairs)
+
+
+def test_paraphrases_are_the_files_sentences_with_every_question_of_their_relation() -> None:
+    relations = {one.name: one for one in load_paraphrases()}
+    seen = set()
+    for fact in told("paraphrases"):
+        relation = relations[fact.relation]
+        sentence = fact.sentence.replace(fact.value, "{v}")
+        assert sentence in relation.tell
+        assert fact.questions == relation.ask
+        seen.add(sentence)
+    assert len(seen) > 0.7 * sum(len(one.tell) for one in relations.values())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_changed_fact_is_the_same_one_with_another_value(source: str) -> None:
+    rng = random.Random(3)
+    for fact in told(source)[:40]:
+        later = changed(rng, fact)
+        assert (later.topic, later.questions) == (fact.topic, fact.questions)
+        assert is_held_out(later.value)
+        assert later.value in later.sentence
+        assert later.sentence != fact.sentence
+        assert "{" not in later.sentence
+        assert later.value.lower() not in fact.value.lower()
+        assert fact.value.lower() not in later.value.lower()
+        if source in ("everyday", "paraphrases"):
+            assert later.sentence.endswith(fact.sentence.replace(fact.value, later.value))
+
+
+@pytest.mark.parametrize("source", ["training", "held-out"])
+def test_relations_change_in_their_own_words(source: str) -> None:
+    rng = random.Random(4)
+    for fact in told(source)[:40]:
+        later = changed(rng, fact)
+        relation = FIXED[fact.relation]
+        if relation.entity is None:
+            assert later.sentence in {change.replace("{v}", later.value) for change in relation.change}
+
+
+def test_what_was_not_told_is_of_another_topic() -> None:
+    facts = tellings(random.Random(0), 30, "training", held_out_phrases=False, talk=TALK)
+    first, others = facts[:10], facts[5:]
+    never = untold(first, others, 8)
+    assert {one.topic for one in never}.isdisjoint(one.topic for one in first)
+    assert never == [one for one in others if one in never], "in their order"
+    with pytest.raises(ValueError, match="topics that were not told"):
+        untold(first, first, 1)
+
+
+def test_relations_of_one_topic_share_it() -> None:
+    """A question would fit both, so neither is unknown where the other was told."""
+    topics = {fact.relation: fact.topic for fact in told("training")}
+    pairs = [
+        (topics[one.name], topics[one.same_as])
+        for one in FIXED.values()
+        if one.entity is None and one.name in topics and one.same_as in topics
+    ]
+    assert pairs
+    assert all(topic == other for topic, other in pairs)
 
 
 def test_the_everyday_file_is_whole() -> None:

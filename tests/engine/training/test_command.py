@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,10 +11,15 @@ import pytest
 from safetensors import safe_open
 from torch import Tensor
 
+from engine.config import ModelConfig
+from engine.errors import InvalidRequest
 from engine.model.hope import Hope
 from engine.model.weights import TOKENIZER_FILE, WEIGHTS_FILE, load_checkpoint
 from engine.training import command
 from engine.training.command import DEFAULT_CURRICULUM, run_training
+from engine.training.dialogue import Stage
+from engine.training.run_state import STATE_FILE
+from engine.training.throughput import Setting, Speed, settings_of
 from tests.engine.training.samples import dialogue_tokenizer, log_of
 from tests.tiny import same_bits
 
@@ -168,3 +174,49 @@ def test_a_curriculum_begins_at_step_0(tmp_path: Path, capsys: pytest.CaptureFix
     assert status == 2
     assert "--stage" in err.splitlines()[-1]
     assert "0" in err.splitlines()[-1]
+
+
+def test_the_flags_of_scale_reach_the_run(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("It was a long and quiet day.\n" * 200)
+    flags = [*SMALL, "--tokenizer", str(tokenizer), "--out", str(tmp_path / "run"), "--steps", "2"]
+    flags += ["--text", str(tmp_path / "*.txt"), "--text-share", "1", "--precision", "bfloat16", "--checkpointing"]
+    assert run_training([*flags, "--optimizer", "muon"]) == 0
+    plan = json.loads(header(tmp_path / "run")["plan"])
+    assert (plan["optimizer"], plan["precision"], plan["checkpointing"]) == ("muon", "bfloat16", True)
+    with safe_open(tmp_path / "run" / STATE_FILE, framework="pt") as file:
+        progress = file.metadata()
+    assert json.loads(progress["text"])["given"] == 2 * 2, "every row of both steps is text"
+    with pytest.raises(InvalidRequest, match="'muon', not 'adamw'"):
+        run_training(flags)
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "half"])
+def test_a_share_is_a_share(share: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, *SMALL, "--out", str(tmp_path / "run"), "--text-share", share)
+    assert status == 2
+    assert f"'{share}' is no share" in err
+
+
+def test_throughput_is_printed_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = []
+
+    def measured(
+        config: ModelConfig, stage: Stage, settings: tuple[Setting, ...], device: str, *, show_progress: bool
+    ) -> list[Speed]:
+        asked.extend((config.width, stage.num_tokens, settings, device))
+        return [Speed(Setting("as it is"), 1234.0, 1.0, 5 * 2**20)]
+
+    monkeypatch.setattr(command, "measure", measured)
+    assert run_training([*SMALL, "--out", str(tmp_path / "run"), "--throughput"]) == 0
+    assert asked == [32, 40, settings_of(1), "cpu"]
+    assert re.search(r"as it is +1,234 +1\.00 +5 MiB", capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_torchrun_did_not_start_are_no_team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InvalidRequest, match="torchrun --nproc-per-node"):
+        run_training([*SMALL, "--out", str(tmp_path / "run"), "--parallel", "fsdp"])
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +17,15 @@ from engine.training.data import (
     MESSAGE_WEIGHT,
     REPLY_WEIGHT,
     TALK_WEIGHT,
+    TEXT_WEIGHT,
     VALUE_WEIGHT,
     Batch,
     DialogueData,
+    count_recalled,
     tokenizer_texts,
 )
 from engine.training.dialogue import Dialogue, Line, Stage
+from engine.training.stream import TextStream
 from engine.training.values import is_held_out
 from tests.engine.training.samples import dialogue_tokenizer, talk
 
@@ -200,3 +204,66 @@ def test_a_dialogue_of_several_segments_goes_on_from_step_to_step() -> None:
     assert [part.goes_on for part in parts] == [False, True, True]
     assert not same(data.batch(9, cut), parts[0])
     assert same(dialogues().batch(8, cut), parts[2]), "also where a run is resumed in the middle"
+
+
+@pytest.fixture
+def prose(tmp_path: Path) -> str:
+    """A file of numbered sentences."""
+    lines = "".join(f"Sentence number {number} of a long story.\n" for number in range(400))
+    (tmp_path / "prose.txt").write_text(lines)
+    return str(tmp_path / "prose.txt")
+
+
+def with_text(prose: str, share: float) -> DialogueData:
+    text = TextStream([prose], dialogue_tokenizer(), 1, buffer_rows=5)
+    return DialogueData(dialogue_tokenizer(), talk(), 1, text, share)
+
+
+@pytest.mark.parametrize(("share", "num_text"), [(0.5, [1, 2, 1, 2]), (0.2, [0, 1, 0, 1]), (1.0, [3] * 4)])
+def test_text_has_its_share_of_the_rows(prose: str, share: float, num_text: list[int]) -> None:
+    stage, data, alone = Stage(40, 3, 3, 0.3), with_text(prose, share), dialogues()
+    for step, expected in enumerate(num_text):
+        batch = data.batch(step, stage)
+        is_text_B = (batch.weight_BT == torch.tensor(TEXT_WEIGHT)).all(1)
+        assert int(is_text_B.sum()) == expected
+        assert not batch.value_BT[is_text_B].any()
+        assert torch.equal(batch.tokens_BT[: 3 - expected], alone.batch(step, stage).tokens_BT[: 3 - expected])
+        for tokens_T in batch.tokens_BT[is_text_B]:
+            assert "story" in dialogue_tokenizer().decode(tokens_T.tolist())
+
+
+def test_text_goes_on_over_the_segments_like_a_dialogue(prose: str) -> None:
+    long, cut = Stage(120, 2, 4, 0.3), Stage(40, 2, 4, 0.3, segments=3)
+    data = with_text(prose, 0.5)
+    parts = [data.batch(step, cut) for step in (0, 1, 2)]
+    whole = with_text(prose, 0.5).batch(0, long)
+    assert torch.equal(torch.cat([part.tokens_BT for part in parts], 1), whole.tokens_BT)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 6])
+def test_text_is_taken_up_where_a_run_was_saved(prose: str, step: int) -> None:
+    stage = Stage(40, 2, 3, 0.3, segments=3)
+    data, resumed = with_text(prose, 0.5), with_text(prose, 0.5)
+    for earlier in range(step):
+        data.batch(earlier, stage)
+    position = data.text_position(step, stage)
+    assert position is not None
+    resumed.go_on(position)
+    for later in range(step, step + 4):
+        assert same(resumed.batch(later, stage), data.batch(later, stage))
+
+
+def test_without_text_there_is_no_place_in_it(prose: str) -> None:
+    data = dialogues()
+    assert data.text_position(0, STAGE) is None
+    position = with_text(prose, 0.5).text_position(0, STAGE)
+    assert position is not None
+    data.go_on(position)
+    assert same(data.batch(0, STAGE), dialogues().batch(0, STAGE))
+
+
+def test_recall_counts_whole_values_and_tokens() -> None:
+    value_BT = torch.tensor([[0, 1, 1, 0, 1, 0], [1, 1, 0, 0, 1, 1]]).bool()
+    right_BT = torch.tensor([[0, 1, 1, 1, 0, 0], [1, 0, 1, 1, 1, 1]]).bool()
+    # The last value is cut off by the row's end.
+    assert count_recalled(right_BT, value_BT) == (1, 3, 5, 7)

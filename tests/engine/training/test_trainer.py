@@ -14,19 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.errors import InvalidRequest
-from engine.model.hope import Hope, HopeBlock, Memory
+from engine.model.hope import POSITION, Hope, Memory
 from engine.model.weights import load_checkpoint
 from engine.training.data import DialogueData
 from engine.training.dialogue import Stage
-from engine.training.trainer import (
-    PROBE_SEED,
-    STATE_FILE,
-    Trainer,
-    TrainingPlan,
-    compile_segments,
-    has_run,
-    start_from,
-)
+from engine.training.optimizers import NAMES
+from engine.training.run_state import STATE_FILE, has_run
+from engine.training.trainer import PROBE_SEED, Trainer, TrainingPlan, start_from
 from tests.engine.training.samples import PLAN, STAGE, dialogue_tokenizer, log_of, new_trainer, talk
 from tests.tiny import same_bits, tiny_model, write_tiny_checkpoint
 
@@ -123,7 +117,7 @@ def test_a_folder_has_a_run_once_it_was_saved(tmp_path: Path) -> None:
     trainer.save()
     assert has_run(tmp_path)
     with safe_open(tmp_path / STATE_FILE, framework="pt") as file:
-        assert file.metadata() == {"step": "0", "tokens_seen": "0"}
+        assert file.metadata() == {"step": "0", "tokens_seen": "0", "optimizer": "adamw"}
     write_tiny_checkpoint(tmp_path / "checkpoint")
     assert not has_run(tmp_path / "checkpoint"), "a checkpoint alone is no run"
 
@@ -220,21 +214,69 @@ def test_a_run_can_start_from_another_checkpoint(tmp_path: Path) -> None:
     assert same_bits(weights(model), weights(there))
 
 
-def test_what_is_compiled_is_the_segment_of_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = []
-
-    def compile_nothing(function: object, *, dynamic: bool) -> object:
-        compiled.append((function, dynamic))
-        return function
-
-    monkeypatch.setattr(torch, "compile", compile_nothing)
-    model = tiny_model()
-    segments = [block.titans.segment for block in model.blocks if isinstance(block, HopeBlock)]
-    compile_segments(model)
-    assert compiled == [(segment, False) for segment in segments]
-
-
 def test_a_checkpoint_of_another_shape_is_no_start(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path)
     with pytest.raises(InvalidRequest, match="another shape"):
         start_from(tiny_model(width=64), tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
+def test_a_run_goes_on_with_every_optimizer(name: str, tmp_path: Path) -> None:
+    whole = run(new_trainer(tmp_path / "whole", optimizer=name, steps=4))
+    assert all(math.isfinite(row["loss"]) for row in log_of(tmp_path / "whole"))
+    first = new_trainer(tmp_path / "killed", optimizer=name, steps=4)
+    for _ in range(2):
+        first.train_step()
+    first.save()
+    resumed = run(new_trainer(tmp_path / "killed", seed=9, optimizer=name, steps=4))
+    assert same_bits(weights(resumed.model), weights(whole.model))
+    with pytest.raises(InvalidRequest, match=f"'{name}', not 'adamw'"):
+        new_trainer(tmp_path / "killed")
+
+
+def test_an_optimizer_of_ones_own_gets_the_model(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import torch\n\ndef make(model, learning_rate):\n"
+        "    return torch.optim.Adagrad(model.parameters(), learning_rate)\n"
+    )
+    trainer = run(new_trainer(tmp_path / "run", optimizer=str(own)))
+    assert isinstance(trainer.optimizer, torch.optim.Adagrad)
+    resumed = new_trainer(tmp_path / "run", optimizer=str(own), seed=3)
+    assert same_bits(weights(resumed.model), weights(trainer.model))
+    assert len(resumed.optimizer.state) == len(list(resumed.model.parameters()))
+
+
+def test_memory_is_saved_in_the_middle_of_dialogues_alone(tmp_path: Path) -> None:
+    trainer = new_trainer(tmp_path, stages=((0, replace(STAGE, segments=2)),))
+    for expected in (True, False, True):
+        trainer.train_step()
+        trainer.save()
+        assert any(name.startswith("memory|") for name in load_file(tmp_path / STATE_FILE)) == expected
+    resumed = new_trainer(tmp_path, seed=5, stages=((0, replace(STAGE, segments=2)),))
+    assert same_bits(resumed.carried, trainer.carried)
+    assert resumed.train_step() == trainer.train_step()
+
+
+def test_another_curriculum_may_begin_in_the_middle_of_a_dialogue(tmp_path: Path) -> None:
+    trainer = new_trainer(tmp_path, stages=((0, replace(STAGE, segments=2)),))
+    trainer.train_step()
+    trainer.save()
+    for stage in (STAGE, replace(STAGE, num_rows=2, segments=3)):
+        resumed = new_trainer(tmp_path, stages=((0, stage),))
+        assert math.isfinite(resumed.train_step())
+        assert len(resumed.carried[POSITION]) == stage.num_rows
+        assert resumed.carried[POSITION].tolist() == [STAGE.num_tokens] * stage.num_rows, "they have read one row"
+
+
+def test_checkpointing_and_bfloat16_are_the_plans(tmp_path: Path) -> None:
+    plain = run(new_trainer(tmp_path / "plain"))
+    again = run(new_trainer(tmp_path / "again", checkpointing=True))
+    half = run(new_trainer(tmp_path / "half", precision="bfloat16"))
+    assert same_bits(weights(plain.model), weights(again.model))
+    assert {value.dtype for value in weights(half.model).values()} == {torch.float32}
+    losses = [[row["loss"] for row in log_of(trainer.folder)] for trainer in (plain, half)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    with pytest.raises(InvalidRequest, match="float32, bfloat16"):
+        new_trainer(tmp_path / "other", precision="float16")

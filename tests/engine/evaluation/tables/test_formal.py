@@ -18,4 +18,4 @@ def test_the_table_has_a_column_a_language_and_bin_and_resumes(tmp_path: Path, m
     forbid_training(monkeypatch)
     assert measured("formal", tmp_path, *FLAGS) == runs
     with pytest.raises(AssertionError, match="there already"):
-        measured("formal", tmp_path, "--longest", "10", "--chunk", "4")
+        measured("formal", tmp_path, "--longest", "8", "--chunk", "8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
+from torch import Tensor
 
 from engine.errors import InvalidRequest
 from engine.evaluation.tasks.intents import (
@@ -17,16 +17,17 @@ from engine.evaluation.tasks.intents import (
     read_csv,
     split_intents,
 )
+from engine.tokenizer import ASSISTANT
 from tests.engine.evaluation.tasks.samples import utterances, write_clinc
 from tests.tiny import tiny_tokenizer
 
 PLAN = StreamPlan(num_tasks=3, classes_per_task=1, shots=2, queries=3)
 
 
-def task(easy_steps: int = 0) -> IntentEpisodes:
+def task(easy_steps: int = 0, max_tokens: int = 4) -> IntentEpisodes:
     texts = utterances(12, 6)
     trained, tested = split_intents([intent for _, intent in texts], 4)
-    corpus = corpus_of(texts, texts, trained, tiny_tokenizer(), 4)
+    corpus = corpus_of(texts, texts, trained, tiny_tokenizer(), max_tokens)
     vocab = tiny_tokenizer().vocab_size
     return IntentEpisodes(
         *(corpus, trained, tested, vocab, 20), batch_tokens=384, row_tokens=96, group=2, easy_steps=easy_steps
@@ -96,20 +97,27 @@ def test_a_step_is_the_same_every_time_and_labels_are_drawn_anew() -> None:
     labels = set()
     for step in range(40):
         for row in episodes.training(1, step).tokens_BT.tolist():
-            told = [at for at in range(4, 96) if row[at] in episodes.labels and tuple(row[at - 4 : at]) in own]
+            told = [at for at in range(5, 96) if row[at] in episodes.labels and tuple(row[at - 5 : at - 1]) in own]
             labels |= {row[at] for at in told}
     assert len(labels) > 4, "a class has no label of its own"
 
 
-def test_easy_rows_come_first_and_repeat_what_they_tell() -> None:
-    episodes = task(easy_steps=10)
-    easy = episodes.training(0, 9)
-    assert easy.tokens_BT.shape == (6, 32)
-    labels = torch.tensor(list(episodes.labels))
-    for row in easy.tokens_BT:
-        assert len(row[torch.isin(row, labels)].unique()) == 2
-        assert len(row.unique()) <= 4, "two utterances of a token, and their labels"
-    assert episodes.training(0, 10).tokens_BT.equal(task().training(0, 10).tokens_BT)
+def test_easy_rows_come_first_and_go() -> None:
+    episodes = task(easy_steps=10, max_tokens=0)
+
+    def repeated(row: Tensor) -> bool:
+        """Whether every label follows one and the same utterance."""
+        found: dict[int, set[tuple[int, ...]]] = {}
+        start = 0
+        for at, token in enumerate(row.tolist()):
+            if token in episodes.labels:
+                found.setdefault(token, set()).add(tuple(row[start:at].tolist()))
+                start = at + 1
+        return all(len(utterances_of) == 1 for utterances_of in found.values())
+
+    num_easy = [sum(map(repeated, episodes.training(0, step).tokens_BT)) for step in (0, 5, 10)]
+    assert num_easy == [4, 2, 0]
+    assert episodes.training(0, 10).tokens_BT.equal(task(max_tokens=0).training(0, 10).tokens_BT)
 
 
 def test_training_never_holds_a_tested_class_and_a_stream_holds_no_other() -> None:
@@ -134,7 +142,7 @@ def test_a_stream_comes_task_by_task() -> None:
     labels = [stage.labels for stage in stages]
     assert len({label for own in labels for label in own}) == 3
     utterance, label = stages[0].shown[0]
-    assert stages[0].text()[: len(utterance) + 1] == [*utterance, label]
+    assert stages[0].text()[: len(utterance) + 2] == [*utterance, ASSISTANT, label]
     assert task().stream(1, PLAN) != stages
 
 
