@@ -15,10 +15,10 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench eval results train clean
+.PHONY: help serve test lint bench eval results train throughput clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.installed  ## set everything up and serve on 127.0.0.1:8000 (ARGS="--port 9000 …")
 	@exec $(BIN)/hope serve $(ARGS)
@@ -43,6 +43,9 @@ results: $(VENV)/.installed-dev  ## every table of docs/RESULTS.md: hours; resum
 
 train: $(VENV)/.installed  ## train a checkpoint (DATA=folder of texts, ARGS="--help" for the rest)
 	@$(BIN)/hope train --data $(DATA) $(ARGS)
+
+throughput: $(VENV)/.installed  ## what compiling, bfloat16 and checkpointing do to training here
+	@$(BIN)/hope train --throughput --threads 1 $(ARGS)
 
 clean:  ## remove the environment and every cache; sessions in data/ stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

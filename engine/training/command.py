@@ -161,9 +161,7 @@ def _add_scale(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="compute every chunk again on the way back instead of keeping it: the same numbers in less memory",
     )
-    group.add_argument(
-        "--optimizer", default="adamw", metavar="NAME", help=f"adamw (default) or another of {', '.join(NAMES)}"
-    )
+    group.add_argument("--optimizer", default="adamw", metavar="NAME", help=f"{', '.join(NAMES)} or a FILE.py (adamw)")
     group.add_argument(
         "--parallel",
         choices=KINDS,

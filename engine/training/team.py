@@ -7,6 +7,7 @@ the first one writes. Knows the model's parts, as FSDP wraps them one by one; no
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +142,8 @@ def _shard(objective: Objective, size: int) -> None:
         raise InvalidRequest("memories that decay towards zero are trained with ddp, not fsdp", param="parallel")
     with torch.no_grad():
         objective.blank = model.initial_memory(1, levels=False)
+    # It warns of views that might be changed in place; here a memory is a value and nothing is.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(model.embedding.weight.device.type, (size,))
     for block in model.blocks:
         assert isinstance(block, HopeBlock)

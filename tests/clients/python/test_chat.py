@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import time
@@ -86,7 +87,8 @@ class Terminal:
         """What the screen showed up to the first match, which is then forgotten."""
         deadline = time.monotonic() + 30
         while not (found := re.search(pattern, self._seen)):
-            assert time.monotonic() < deadline, self._seen
+            left = deadline - time.monotonic()
+            assert select.select([self._screen], [], [], max(left, 0.0))[0], self._seen
             self._seen += os.read(self._screen, 4096).decode(errors="replace")
         shown, self._seen = self._seen[: found.end()], self._seen[found.end() :]
         return shown

@@ -86,6 +86,7 @@ def test_two_processes_are_one(kind: str, tmp_path: Path) -> None:
     ended = torchrun(*both, "--steps", "3", "--parallel", kind)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("done: 3 steps") == 1, "one of them speaks"
+    assert "Warning" not in ended.stderr
     assert run_training([*both, "--steps", "5"]) == 0
     close(tmp_path / "both", tmp_path / "one")
     assert run_training([*alone, "--steps", "3"]) == 0
