@@ -28,11 +28,11 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-12)
 
 
-def rotate(x_BHTK: Tensor, place_BT: Tensor) -> Tensor:
-    """Rotary positions (base 10,000): pairs (i, i + K/2) turned by the token's place; K is even."""
+def rotate(x_BHTK: Tensor, place_BT: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary positions (Su et al. 2021): pairs (i, i + K/2) turned by the token's place; K is even."""
     half = x_BHTK.shape[-1] // 2
     # float32 would lose the angle of a token far into a text.
-    speed = 10_000.0 ** (-torch.arange(half, device=x_BHTK.device, dtype=torch.float64) / half)
+    speed = base ** (-torch.arange(half, device=x_BHTK.device, dtype=torch.float64) / half)
     angle_B1TK = (place_BT.double().unsqueeze(-1) * speed).unsqueeze(1)
     first, second = x_BHTK[..., :half], x_BHTK[..., half:]
     cos, sin = angle_B1TK.cos().to(x_BHTK.dtype), angle_B1TK.sin().to(x_BHTK.dtype)

@@ -25,6 +25,7 @@ from engine.model.baselines.common import (
     require_multiple,
     usual_hidden,
 )
+from engine.model.layers import rotate
 
 WINDOW = 512
 
@@ -123,9 +124,12 @@ class Attention(Mixer):
         return {part: weight.new_zeros(shape) for part in self.parts}
 
     def forward(self, x_BTD: Tensor, state: State, reading: Reading) -> tuple[Tensor, State]:
-        turn = angles(reading, x_BTD.shape[2] // self.num_heads, self.rope_base, x_BTD)
-        query = rotate(self._heads(self.query(x_BTD)), turn)
-        slots = {"key": rotate(self._heads(self.key(x_BTD)), turn), "value": self._heads(self.value(x_BTD))}
+        place_BT = places(reading, x_BTD.device)
+        query = rotate(self._heads(self.query(x_BTD)), place_BT, self.rope_base)
+        slots = {
+            "key": rotate(self._heads(self.key(x_BTD)), place_BT, self.rope_base),
+            "value": self._heads(self.value(x_BTD)),
+        }
         # Slots that no row has filled yet need not be looked at.
         num_held = min(state["key"].shape[2], reading.reach_before)
         if num_held:
@@ -187,20 +191,7 @@ def _last(slots_BHSK: Tensor, num_held: int, num_slots: int, reading: Reading) -
     return taken.masked_fill((index < 0)[:, None, :, None], 0.0)
 
 
-def angles(reading: Reading, head_width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of RoPE's angles at the call's positions [B or 1,1,T,K], K/2 of them twice (Su et al. 2021).
-
-    In float64, so that a position far out is turned as exactly as a near one.
-    """
-    device = like.device
+def places(reading: Reading, device: torch.device) -> Tensor:
+    """Absolute positions of the call's tokens [B or 1,T]."""
     position_B = reading.position_B[:1] if reading.aligned else reading.position_B
-    position_BT = position_B.unsqueeze(1) + torch.arange(reading.num_tokens, device=device)
-    pace = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64, device=device) / head_width)
-    angle = position_BT[:, None, :, None] * pace
-    return tuple(torch.cat([x, x], -1).to(like.dtype) for x in (angle.cos(), angle.sin()))  # type: ignore[return-value]
-
-
-def rotate(x_BHTK: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """`x` turned by RoPE, its first half paired with its second as in Llama's released code."""
-    first, second = x_BHTK.chunk(2, -1)
-    return x_BHTK * turn[0] + torch.cat([-second, first], -1) * turn[1]
+    return position_B.unsqueeze(1) + torch.arange(reading.num_tokens, device=device)

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from engine.errors import InvalidRequest
 from engine.model.baselines.common import Reading
-from engine.model.baselines.transformer import Attention, Transformer, TransformerConfig, angles, build_window, rotate
+from engine.model.baselines.transformer import Attention, Transformer, TransformerConfig, build_window, places
+from engine.model.layers import rotate
 from tests.engine.model.baselines.models import LENGTH, VOCAB, WINDOW, read, some_tokens, tiny
 from tests.tiny import distance
 
@@ -156,8 +157,7 @@ def test_rope_knows_the_distance_only_far_out_too(position: int) -> None:
     x_BHTK = torch.randn(1, 2, 20, 16)
     scores = []
     for start in (0, position):
-        turn = angles(Reading.of(torch.tensor([start]), None, 20), 16, 10_000.0, x_BHTK)
-        turned = rotate(x_BHTK, turn)
+        turned = rotate(x_BHTK, places(Reading.of(torch.tensor([start]), None, 20), x_BHTK.device))
         scores.append(turned @ turned.transpose(-1, -2))
     assert distance(scores[1], scores[0]) <= 1e-5
     assert distance(scores[0], x_BHTK @ x_BHTK.transpose(-1, -2)) > 0.1
