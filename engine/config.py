@@ -21,16 +21,25 @@ TITANS, ATTENTION = "titans", "attention"
 # How a level steps (`engine/model/continuum.py`); the first is the default.
 LEVEL_OPTIMIZERS = ("sgd", "adamw", "delta_momentum", "deep_momentum", "muon", "m3")
 
-# Fields that were not there when the first memories were stored.
-LATER_FIELDS = (
-    *("write_rule", "objective", "adaptive", "momentum", "retention", "read", "chain", "mixer"),
-    *("period_tokens", "optimizer"),
-)
-# What a memory may project, and what each choice of a model's shape may be; the first is the default.
+# What a memory may project.
 ADAPTIVE = ("key", "value", "query", "eta", "alpha")
+# Fields that were not there when the first memories and checkpoints were stored, and what held in their place.
+BEFORE: dict[str, Any] = {
+    "write_rule": "dgd",
+    "objective": "l2",
+    "adaptive": ("key", "value", "eta", "alpha"),
+    "momentum": False,
+    "retention": True,
+    "read": "token",
+    "chain": "sequential",
+    "mixer": "titans",
+    "period_tokens": 512,
+    "optimizer": "sgd",
+}
+# What each choice of a model's shape may be.
 CHOICES = {
     "decay_towards": ("initial", "zero"),
-    "write_rule": ("dgd", "gradient"),
+    "write_rule": ("dgd-layers", "dgd", "gradient"),
     "objective": ("l2", "dot"),
     "read": ("token", "boundary"),
     "chain": ("sequential", "nested", "independent"),
@@ -91,7 +100,8 @@ class ModelConfig:
         decay_towards: `initial` keeps the meta-learned state when memory decays, `zero` is eq. 88 as printed.
         max_drift: bound on the Frobenius norm of each fast weight matrix (law 6).
         levels: the CMS chain, fast to slow; may be empty.
-        write_rule: `dgd`, Delta Gradient Descent (eq. 57), or `gradient`, plain gradient descent.
+        write_rule: `dgd-layers`, Delta Gradient Descent (eq. 57) of both layers of a memory, each with its own input;
+            `dgd` of the first layer alone; or `gradient`, plain gradient descent.
         objective: what a memory learns: `l2`, ||M(k) - v||^2 (eq. 93), or `dot`, -<M(k), v> (eq. 92).
         adaptive: what memories project, out of `key`, `value`, `query`, `eta`, `alpha`; a Linear does the rest.
         momentum: carry a share of the writes of earlier chunks on to the next.
@@ -121,9 +131,9 @@ class ModelConfig:
             LevelConfig(CMS_SLOW, 384, "tenant", 0.0),
         )
     )
-    write_rule: str = "dgd"
+    write_rule: str = "dgd-layers"
     objective: str = "l2"
-    adaptive: tuple[str, ...] = ("key", "value", "eta", "alpha")
+    adaptive: tuple[str, ...] = ADAPTIVE
     momentum: bool = False
     retention: bool = True
     read: str = "token"
@@ -157,8 +167,8 @@ class ModelConfig:
     def identity(self) -> dict[str, Any]:
         """What makes one shape differ from another, for its fingerprint.
 
-        A field of `LATER_FIELDS` is left out where it has its default: a memory that grew before there was such a
-        field still belongs to its model.
+        A field of `BEFORE` is left out where it says what held before there was such a field: a memory that grew then
+        still belongs to its model.
         """
         return _identity(self) | {"levels": [_identity(level) for level in self.levels]}
 
@@ -180,7 +190,7 @@ class ModelConfig:
 
 def _identity(config: LevelConfig | ModelConfig) -> dict[str, Any]:
     values = ((one, getattr(config, one.name)) for one in fields(config))
-    return {one.name: value for one, value in values if one.name not in LATER_FIELDS or value != one.default}
+    return {one.name: value for one, value in values if one.name not in BEFORE or value != BEFORE[one.name]}
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

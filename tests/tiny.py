@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from engine.config import ADAPTIVE, ATTENTION, CMS_FAST, CMS_MEDIUM, CMS_SLOW, LevelConfig, ModelConfig
+from engine.config import ATTENTION, BEFORE, CMS_FAST, CMS_MEDIUM, CMS_SLOW, LevelConfig, ModelConfig
 from engine.model.hope import POSITION, Hope, HopeBlock, Memory
 from engine.model.weights import WEIGHTS_FILE, bundled_checkpoint, load_checkpoint, save_checkpoint
 from engine.tokenizer import NUM_SPECIAL, Tokenizer
@@ -31,13 +31,14 @@ FIVE_LEVELS = (
 )
 # The parts of the paper behind configuration: one shape for every value that is not the default, and some together.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "dgd of the first layer": {"write_rule": "dgd"},
     "gradient": {"write_rule": "gradient"},
     "dot": {"objective": "dot"},
     "dot by gradient": {"write_rule": "gradient", "objective": "dot"},
     "static": {"adaptive": ()},
     "adaptive values": {"adaptive": ("value",)},
     "adaptive rates": {"adaptive": ("eta", "alpha")},
-    "adaptive queries": {"adaptive": ADAPTIVE},
+    "static queries": {"adaptive": BEFORE["adaptive"]},
     "momentum": {"momentum": True},
     "never forgets": {"retention": False},
     "boundary read": {"read": "boundary"},

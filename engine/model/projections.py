@@ -41,13 +41,17 @@ class Projections(nn.Module):
         self.filters = CausalFilters(width, 3, config.conv_width)
         self.static = tuple(name for name in ("query", "key", "value") if name not in config.adaptive)
         for name in self.static:
-            self.add_module(name, nn.Linear(width, width, bias=False))
+            linear = nn.Linear(width, width, bias=False)
+            if name == "query" and "key" in config.adaptive:
+                # Memories begin as the identity; a reader that did not would have to find the keys first.
+                nn.init.eye_(linear.weight)
+            self.add_module(name, linear)
         rates = ("eta", "alpha") if config.retention else ("eta",)
         self.static_rates = tuple(name for name in rates if name not in config.adaptive)
         for name in self.static_rates:
             self.add_module(name, nn.Linear(width, heads, bias=False))
-        # eta from 0.03 to 0.18 and a retention horizon from some 500 to 10,000 tokens, spread over the heads.
-        self.eta_bias = nn.Parameter(torch.linspace(-3.5, -1.5, heads))
+        # eta from 0.2 to 0.6 and a retention horizon from some 500 to 10,000 tokens, spread over the heads.
+        self.eta_bias = nn.Parameter(torch.linspace(-1.5, 0.5, heads))
         if config.retention:
             self.alpha_bias = nn.Parameter(torch.linspace(4.5, 7.5, heads))
 

@@ -182,17 +182,19 @@ class SelfModifyingTitans(Projections):
     @staticmethod
     def _earlier(state: State, piece: Piece) -> Earlier | None:
         """What the open chunk of M_memory holds already; None where the piece begins it."""
-        key, inner, rates = (state[f"open.{name}"] for name in ("key", "inner", "rates"))
+        rates, rows = state["open.rates"], [state[f"open.{name}"] for name in ("key", *PLANNED)]
         if piece.uneven is None:
             own = slice(piece.first_slot, piece.slot)
             if piece.first_slot == piece.slot:
                 return None
-            key, inner, forget = key[:, :, own], inner[:, :, own], rates[:, :, own, 1]
+            rows, forget = [row[:, :, own] for row in rows], rates[:, :, own, 1]
         else:
             slots = torch.arange(rates.shape[2], device=rates.device)
             own_BS = slots >= piece.uneven.first_slot_B.unsqueeze(1)
             forget = rates[..., 1] * own_BS.unsqueeze(1)
-        return Earlier(key, inner.unsqueeze(2), (1.0 - forget).prod(-1, keepdim=True))
+        key, activation, step, inner = rows
+        retained = (1.0 - forget).prod(-1, keepdim=True)
+        return Earlier(key, activation.unsqueeze(2), step.unsqueeze(2), inner.unsqueeze(2), retained)
 
     def _settle(
         self, state: State, stack: str, weights: Weights, write: Write, retained_BH: Tensor, rows_B: Tensor | None

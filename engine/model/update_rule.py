@@ -21,7 +21,8 @@ class Rule:
     """How a memory is written.
 
     Attributes:
-        write: `dgd`, Delta Gradient Descent (eq. 57), or `gradient`, without its projector I - eta k k^T.
+        write: `dgd`, Delta Gradient Descent (eq. 57) of the first layer, whose input is the key (HOPE.md §3, 1);
+            `dgd-layers`, of both layers, each with its own input; or `gradient`, without the projector I - eta k k^T.
         objective: `l2`, ||M(k) - v||^2 / 2 (eq. 93), or `dot`, -<M(k), v> (eq. 92 with its sign mended: HOPE.md
             §3, 14). Under `dgd`, `l2` settles halfway to the target and `dot` on it.
     """
@@ -80,9 +81,11 @@ class Delta:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Slots of the same chunk that were planned before: their keys, their `inner` rows, the product of their alpha."""
+    """Slots of the same chunk that were planned before: their keys and `Write` rows, the product of their alpha."""
 
     key_BHSK: Tensor
+    activation_BHMSF: Tensor
+    step_BHMSO: Tensor
     inner_BHMSF: Tensor
     retained_BH1: Tensor
 
@@ -159,8 +162,33 @@ def plan_write(
             held = held + met.unsqueeze(2) @ earlier.inner_BHMSF
         wanted = hidden_error * (alpha / retained)[:, :, None, :, None] + held
         inner = -(delta.transfer_BHCC.unsqueeze(2) @ wanted)
-    step = error * (eta / retained)[:, :, None, :, None]
+    if rule.write == "dgd-layers":
+        step = _outer_steps(weights, delta, activation, error, earlier)
+    else:
+        step = error * (eta / retained)[:, :, None, :, None]
     return Write(delta.chunk.key_BHCK, activation, step, inner)
+
+
+def _outer_steps(
+    weights: Weights, delta: Delta, activation_BHMCF: Tensor, error_BHMCO: Tensor, earlier: Earlier | None
+) -> Tensor:
+    """Rows that the second layer writes under Delta Gradient Descent, whose input is the activation [B,H,M,C,O].
+
+    A key has length 1 and its eta is eta_0 / (1 + eta_0) of eq. 57; an activation of length l gets, of the same
+    eta_0, eta_0 / (1 + eta_0 l^2) = eta / (1 - eta + eta l^2). Each memory has its own triangular solve.
+    """
+    alpha, eta = (rate.unsqueeze(2) for rate in (delta.chunk.alpha_BHC, delta.chunk.eta_BHC))
+    square = activation_BHMCF.square().sum(-1)
+    beta = (eta / ((1 - eta + eta * square).clamp_min(1e-6) * alpha)).unsqueeze(-1)
+    held = activation_BHMCF @ weights.decaying_w1_BHMOF.transpose(-1, -2)
+    if earlier is not None:
+        held = held - (activation_BHMCF @ earlier.activation_BHMSF.transpose(-1, -2)) @ earlier.step_BHMSO
+    wanted = beta * (error_BHMCO * (alpha / delta.retained_BHC.unsqueeze(2)).unsqueeze(-1) + held)
+    if wanted.shape[-2] == 1:
+        return wanted
+    scores = torch.tril(activation_BHMCF @ activation_BHMCF.transpose(-1, -2), -1) * beta
+    steps: Tensor = torch.linalg.solve_triangular(scores, wanted, upper=False, unitriangular=True)
+    return steps
 
 
 def apply_write(weights: Weights, write: Write, retained_BH: Tensor, max_drift: float) -> tuple[Tensor, Tensor]:

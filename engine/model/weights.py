@@ -10,12 +10,13 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from engine.config import LevelConfig, ModelConfig
+from engine.config import BEFORE, LevelConfig, ModelConfig
 from engine.errors import InvalidRequest
 from engine.model.hope import Hope
 from engine.tokenizer import Tokenizer
@@ -49,14 +50,8 @@ def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Ho
         InvalidRequest: the folder holds no checkpoint of this format, or another model's tokenizer.
     """
     folder = folder or bundled_checkpoint()
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise InvalidRequest(f"no checkpoint in '{folder}': expected a file {WEIGHTS_FILE}", param="checkpoint")
-    with safe_open(path, framework="pt", device=device) as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise InvalidRequest(f"'{path}' is not in format {FORMAT}", param="checkpoint")
-        model = Hope(parse_config(header["config"])).to(device)
+    model = Hope(checkpoint_config(folder)).to(device)
+    with safe_open(folder / WEIGHTS_FILE, framework="pt", device=device) as file:
         model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
     if tokenizer.vocab_size != model.config.vocab_size:
@@ -68,18 +63,41 @@ def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Ho
     return model.eval(), tokenizer
 
 
+def checkpoint_config(folder: Path) -> ModelConfig:
+    """The shape of the model in a checkpoint folder; the weights are not read.
+
+    Raises:
+        InvalidRequest: the folder holds no checkpoint of this format.
+    """
+    return parse_config(_header(folder)["config"])
+
+
+def _header(folder: Path) -> dict[str, str]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise InvalidRequest(f"no checkpoint in '{folder}': expected a file {WEIGHTS_FILE}", param="checkpoint")
+    with safe_open(path, framework="pt") as file:
+        header: dict[str, str] = file.metadata() or {}
+    if header.get("format") != FORMAT:
+        raise InvalidRequest(f"'{path}' is not in format {FORMAT}", param="checkpoint")
+    return header
+
+
 def checkpoint_notes(folder: Path) -> dict[str, str]:
     """What `save_checkpoint` was told beside the weights: how the model came about."""
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        header: dict[str, str] = file.metadata() or {}
-    return {name: text for name, text in header.items() if name not in ("format", "config")}
+    return {name: text for name, text in _header(folder).items() if name not in ("format", "config")}
 
 
 def parse_config(text: str) -> ModelConfig:
-    """A `ModelConfig` from its JSON."""
-    fields = json.loads(text)
-    fields["levels"] = tuple(LevelConfig(**level) for level in fields["levels"])
-    return ModelConfig(**fields)
+    """A `ModelConfig` from its JSON; what an older one does not say is as it was then."""
+    given = json.loads(text)
+    levels = tuple(LevelConfig(**_completed(LevelConfig, level)) for level in given.pop("levels"))
+    return ModelConfig(**_completed(ModelConfig, given), levels=levels)
+
+
+def _completed(kind: type[LevelConfig | ModelConfig], given: dict[str, Any]) -> dict[str, Any]:
+    known = {one.name for one in dataclasses.fields(kind)}
+    return {name: value for name, value in BEFORE.items() if name in known} | given
 
 
 def fingerprint(model: Hope) -> str:

@@ -6,13 +6,15 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from engine.config import ModelConfig
 from engine.model.hope import Hope
-from engine.model.weights import TOKENIZER_FILE
+from engine.model.weights import TOKENIZER_FILE, checkpoint_config
 from engine.tokenizer import Tokenizer
 from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
@@ -117,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=3)
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=_setting,
+        metavar="FIELD=VALUE",
+        help="any other field of the model's shape (`ModelConfig`), repeatable, as in write_rule=gradient",
+    )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="use this tokenizer (default: train one)")
     parser.add_argument(
         "--start", type=Path, metavar="FOLDER", help="begin with this checkpoint's weights and tokenizer"
@@ -178,7 +187,30 @@ def _add_scale(group: argparse._ArgumentGroup) -> None:
 
 
 def _config(given: argparse.Namespace, vocab_size: int) -> ModelConfig:
-    return ModelConfig(vocab_size=vocab_size, width=given.width, num_layers=given.layers, num_heads=given.heads)
+    """The shape of the run that goes on or of the checkpoint to start from, or a new one; and what --set changes."""
+    changes = dict(given.set or ())
+    known = given.out if has_run(given.out) else given.start
+    if known is not None:
+        return replace(checkpoint_config(known), **changes)
+    sizes = {"width": given.width, "num_layers": given.layers, "num_heads": given.heads}
+    return ModelConfig(vocab_size=vocab_size, **{**sizes, **changes})
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """FIELD=VALUE of a `ModelConfig`, the value in the field's own type."""
+    name, _, value = text.partition("=")
+    kinds = {one.name: type(one.default) for one in fields(ModelConfig) if one.default is not MISSING}
+    kind = kinds.get(name)
+    if kind is None:
+        raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(sorted(kinds))}")
+    if kind is tuple:
+        return name, tuple(part for part in value.split(",") if part)
+    if kind is bool and value not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{name} is true or false, not '{value}'")
+    try:
+        return name, value == "true" if kind is bool else kind(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{name} is a number, not '{value}'") from None
 
 
 def _tokenizer(given: argparse.Namespace, talk: Talk, team: Team) -> Tokenizer:

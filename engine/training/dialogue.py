@@ -21,8 +21,12 @@ ASIDE_CHARACTERS = 80
 
 # Questions about what was never told, among all questions; and how fast told facts make room for others: a dialogue
 # draws one of these, so some facts are asked for a long time.
-UNKNOWN_SHARE = 0.1
+UNKNOWN_SHARE = 0.2
 DROPPED_SHARES = (0.02, 0.15)
+
+# Of questions about what was never told, those that resemble something told, and how many draws a resemblance is
+# worth; of changes, those that are told like anything new; of facts about people, those about one spoken of before.
+NEAR_SHARE, NEAR_DRAWS, RETOLD_SHARE, AGAIN_SHARE = 0.5, 12, 0.4, 0.35
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Dialogue:
                 yield self.tell(echo)
             elif rng.random() < UNKNOWN_SHARE:
                 yield self.ask_unknown()
-            elif rng.random() < 0.12:
+            elif rng.random() < 0.15:
                 yield self.change(echo)
             else:
                 yield self.ask(rng.choice(self.facts))
@@ -124,9 +128,16 @@ class Dialogue:
         told = {(fact.relation.topic, fact.entity) for fact in self.facts}
         while True:
             relation = self.open_relations.draw() if rng.random() < self.open_share else rng.choice(self.relations)
-            entity = relation.entity and draw_value(rng, relation.entity, held_out=self.held_out)
+            entity = relation.entity and self._entity(relation.entity)
             if (relation.topic, entity) not in told:
                 return Fact(relation, entity, self._value(relation))
+
+    def _entity(self, kind: str) -> str:
+        """Whom a fact is about: somebody new, or one of whom something else was told."""
+        known = [fact.entity for fact in self.facts if fact.entity is not None and fact.relation.entity == kind]
+        if known and self.rng.random() < AGAIN_SHARE:
+            return self.rng.choice(known)
+        return draw_value(self.rng, kind, held_out=self.held_out)
 
     def tell(self, echo: float) -> Line:
         """A new fact, or two in one message."""
@@ -143,7 +154,9 @@ class Dialogue:
         """A told fact's new value."""
         fact = self.rng.choice(self.facts)
         fact.value = self._value(fact.relation)
-        said = fact.fill(self.rng.choice(fact.relation.change))
+        retold = self.rng.random() < RETOLD_SHARE
+        wordings = self._wordings(fact.relation, "tell") if retold else fact.relation.change
+        said = fact.fill(self.rng.choice(wordings))
         return Line(self._dress(said, "change", [fact]), self._acknowledge(fact, echo))
 
     def ask(self, fact: Fact) -> Line:
@@ -153,11 +166,26 @@ class Dialogue:
         return Line(question, fact.fill(self.rng.choice(frames)), fact.value)
 
     def ask_unknown(self) -> Line:
-        """A question about something never told."""
+        """A question about something never told, often one that resembles something told."""
+        fact = self._untold()
+        if self.rng.random() < NEAR_SHARE:
+            drawn = [fact, *(self._untold() for _ in range(NEAR_DRAWS))]
+            fact = max(drawn, key=self._nearness)
+        return Line(self._question(fact), self._unknown(fact))
+
+    def _untold(self) -> Fact:
         fact = self.new_fact()
         while (fact.relation.topic, fact.entity) in self.ever_told:
             fact = self.new_fact()
-        return Line(self._question(fact), self._unknown(fact))
+        return fact
+
+    def _nearness(self, fact: Fact) -> int:
+        """How much a fact resembles those told: of the same relation, the same person, the same kind of value."""
+        others = self.facts
+        same_relation = any(fact.relation.topic == other.relation.topic for other in others)
+        same_person = fact.entity is not None and any(fact.entity == other.entity for other in others)
+        same_kind = any(fact.relation.value == other.relation.value for other in others)
+        return 4 * same_relation + 2 * same_person + same_kind
 
     def _unknown(self, fact: Fact) -> str:
         """That it was not told; of an open relation sometimes what was not."""

@@ -69,10 +69,16 @@ class PlainMemory:
         error = self.read_boundary(key) - target if self.rule.objective == "l2" else -target
         delta = (w1.T @ error) * silu_slope(hidden)
         gate = alpha * torch.eye(key.shape[0], dtype=key.dtype)
-        if self.rule.write == "dgd":
+        if self.rule.write != "gradient":
             gate = gate - eta * torch.outer(key, key)
         self.w2 = self.w2 @ gate - eta * torch.outer(delta, key)
-        self.w1 = alpha * self.w1 - eta * torch.outer(error, silu(hidden))
+        activation = silu(hidden)
+        gate = alpha * torch.eye(activation.shape[0], dtype=key.dtype)
+        if self.rule.write == "dgd-layers":
+            # Eq. 57 with eta_0 = eta / (1 - eta), for an input of another length than 1.
+            eta = eta / (1 - eta + eta * activation.square().sum())
+            gate = gate - eta * torch.outer(activation, activation)
+        self.w1 = self.w1 @ gate - eta * torch.outer(error, activation)
         self.kept = self.kept * alpha
 
     def close_chunk(self, max_drift: float) -> None:

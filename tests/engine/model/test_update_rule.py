@@ -29,7 +29,7 @@ from tests.tiny import distance
 
 TOLERANCE = 1e-9
 UNBOUNDED = 1e12
-RULES = [Rule(write, objective) for write in ("dgd", "gradient") for objective in ("l2", "dot")]
+RULES = [Rule(write, objective) for write in ("dgd", "dgd-layers", "gradient") for objective in ("l2", "dot")]
 ROWS, HEADS, MEMORIES, KEY, HIDDEN = 2, 2, 2, 6, 5
 
 
@@ -155,7 +155,9 @@ def test_law_1_slots_planned_after_others_are_as_if_planned_with_them(
     )
     begun_delta = solve_delta(head, None, rule)
     begun = plan_write(weights, begun_delta, True, None, rule)
-    earlier = Earlier(begun.key_BHCK, begun.inner_BHMCF, begun_delta.retained_BHC[:, :, -1:])
+    earlier = Earlier(
+        begun.key_BHCK, begun.activation_BHMCF, begun.step_BHMCO, begun.inner_BHMCF, begun_delta.retained_BHC[:, :, -1:]
+    )
     delta = solve_delta(tail, earlier, rule)
     rest = plan_write(weights, delta, True, earlier, rule)
     assert distance(delta.retained_BHC, whole_delta.retained_BHC[:, :, first:]) <= TOLERANCE
