@@ -27,6 +27,7 @@ ADAPTIVE = ("key", "value", "query", "eta", "alpha")
 BEFORE: dict[str, Any] = {
     "write_rule": "dgd",
     "objective": "l2",
+    "largest_step": 1.0,
     "adaptive": ("key", "value", "eta", "alpha"),
     "momentum": False,
     "retention": True,
@@ -103,6 +104,9 @@ class ModelConfig:
         write_rule: `dgd-layers`, Delta Gradient Descent (eq. 57) of both layers of a memory, each with its own input;
             `dgd` of the first layer alone; or `gradient`, plain gradient descent.
         objective: what a memory learns: `l2`, ||M(k) - v||^2 (eq. 93), or `dot`, -<M(k), v> (eq. 92).
+        largest_step: bound of eta, at most 2. Above 1 a write may turn around what lay at its key: such negative
+            eigenvalues are what telling odd from even takes (Grazzi et al. 2024, arXiv 2411.12537), and with large
+            weights they let rounding grow.
         adaptive: what memories project, out of `key`, `value`, `query`, `eta`, `alpha`; a Linear does the rest.
         momentum: carry a share of the writes of earlier chunks on to the next.
         retention: False never forgets (alpha = 1; Table 6 "w/o weight decay").
@@ -133,6 +137,7 @@ class ModelConfig:
     )
     write_rule: str = "dgd-layers"
     objective: str = "l2"
+    largest_step: float = 1.0
     adaptive: tuple[str, ...] = ADAPTIVE
     momentum: bool = False
     retention: bool = True
@@ -149,6 +154,10 @@ class ModelConfig:
             )
         for name, allowed in CHOICES.items():
             _one_of(name, getattr(self, name), allowed)
+        if not 0 < self.largest_step <= 2:
+            raise InvalidRequest(
+                f"largest_step {self.largest_step} must be above 0 and at most 2", param="largest_step"
+            )
         for name in self.adaptive:
             _one_of("adaptive", name, ADAPTIVE)
         # One order for one model; and JSON knows no tuples.

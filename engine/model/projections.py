@@ -93,13 +93,14 @@ class Projections(nn.Module):
         return made["query"], {"key": made["key"], "value": made["value"], "rates": self._bounded(made)}
 
     def _bounded(self, made: State) -> Tensor:
-        eta = torch.sigmoid(made["eta"] + self.eta_bias[:, None, None])
+        largest = self.config.largest_step
+        eta = largest * torch.sigmoid(made["eta"] + self.eta_bias[:, None, None])
         if not self.config.retention:
             return torch.cat([eta, torch.zeros_like(eta)], -1)
         span = 1.0 - self.config.retention_floor
         forget = span * torch.sigmoid(-(made["alpha"] + self.alpha_bias[:, None, None]))
-        # eta <= alpha keeps the delta rule's eigenvalues at or above zero.
-        eta = torch.minimum(eta, 1.0 - forget)
+        # eta <= alpha keeps the delta rule's eigenvalues at or above zero, eta <= 2 alpha within one of it.
+        eta = torch.minimum(eta, largest * (1.0 - forget))
         # 1 - alpha is what is stored: near zero it keeps its digits in any precision.
         return torch.cat([eta, forget], -1)
 

@@ -53,7 +53,7 @@ class SelfModifyingTitans(Projections):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width, heads, key = config.width, config.num_heads, config.head_width
-        self.rule = Rule(config.write_rule, config.objective)
+        self.rule = Rule(config.write_rule, config.objective, config.largest_step)
         self.gate = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.read_norm = RMSNorm(key)

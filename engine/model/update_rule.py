@@ -25,10 +25,12 @@ class Rule:
             `dgd-layers`, of both layers, each with its own input; or `gradient`, without the projector I - eta k k^T.
         objective: `l2`, ||M(k) - v||^2 / 2 (eq. 93), or `dot`, -<M(k), v> (eq. 92 with its sign mended: HOPE.md
             §3, 14). Under `dgd`, `l2` settles halfway to the target and `dot` on it.
+        largest_step: bound of eta. 1 lets a write take out what lay at its key; 2 lets it turn that around.
     """
 
     write: str = "dgd"
     objective: str = "l2"
+    largest_step: float = 1.0
 
 
 DEFAULT_RULE = Rule()
@@ -163,23 +165,29 @@ def plan_write(
         wanted = hidden_error * (alpha / retained)[:, :, None, :, None] + held
         inner = -(delta.transfer_BHCC.unsqueeze(2) @ wanted)
     if rule.write == "dgd-layers":
-        step = _outer_steps(weights, delta, activation, error, earlier)
+        step = _outer_steps(weights, delta, activation, error, earlier, rule.largest_step)
     else:
         step = error * (eta / retained)[:, :, None, :, None]
     return Write(delta.chunk.key_BHCK, activation, step, inner)
 
 
 def _outer_steps(
-    weights: Weights, delta: Delta, activation_BHMCF: Tensor, error_BHMCO: Tensor, earlier: Earlier | None
+    weights: Weights,
+    delta: Delta,
+    activation_BHMCF: Tensor,
+    error_BHMCO: Tensor,
+    earlier: Earlier | None,
+    largest_step: float,
 ) -> Tensor:
     """Rows that the second layer writes under Delta Gradient Descent, whose input is the activation [B,H,M,C,O].
 
     A key has length 1 and its eta is eta_0 / (1 + eta_0) of eq. 57; an activation of length l gets, of the same
-    eta_0, eta_0 / (1 + eta_0 l^2) = eta / (1 - eta + eta l^2). Each memory has its own triangular solve.
+    eta_0, eta_0 / (1 + eta_0 l^2) = eta / (1 - eta + eta l^2). Larger steps are that many times what their share of
+    the largest comes to. Each memory has its own triangular solve.
     """
     alpha, eta = (rate.unsqueeze(2) for rate in (delta.chunk.alpha_BHC, delta.chunk.eta_BHC))
-    square = activation_BHMCF.square().sum(-1)
-    beta = (eta / ((1 - eta + eta * square).clamp_min(1e-6) * alpha)).unsqueeze(-1)
+    share, square = eta / largest_step, activation_BHMCF.square().sum(-1)
+    beta = (eta / ((1 - share + share * square).clamp_min(1e-6) * alpha)).unsqueeze(-1)
     held = activation_BHMCF @ weights.decaying_w1_BHMOF.transpose(-1, -2)
     if earlier is not None:
         held = held - (activation_BHMCF @ earlier.activation_BHMSF.transpose(-1, -2)) @ earlier.step_BHMSO

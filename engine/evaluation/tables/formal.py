@@ -17,7 +17,7 @@ NAME = "formal"
 TITLE = "Formal languages"
 TEXT = """Share of strings for which every prefix is told right: whether it is in the language, or which symbols may
 follow. Bin 0 has strings as long as training's, bin 1 up to twice as long. All languages are learned by one model."""
-STEPS, RATES = 800, (1e-2,)
+STEPS, RATES = 1600, (6e-3,)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ TITLE = "Multi-query associative recall"
 TEXT = """Pairs of a key and a value are told, then every key is asked once, among filler; the share of right
 values, by number of pairs. One model of each kind is trained on all numbers of pairs, few of them first. Which key
 has which value in the tests was never so in training."""
-STEPS, RATES = 1500, (6e-3,)
+STEPS, RATES = 1500, (6e-3, 1e-2)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

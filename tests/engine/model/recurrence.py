@@ -76,7 +76,8 @@ class PlainMemory:
         gate = alpha * torch.eye(activation.shape[0], dtype=key.dtype)
         if self.rule.write == "dgd-layers":
             # Eq. 57 with eta_0 = eta / (1 - eta), for an input of another length than 1.
-            eta = eta / (1 - eta + eta * activation.square().sum())
+            share = eta / self.rule.largest_step
+            eta = eta / (1 - share + share * activation.square().sum())
             gate = gate - eta * torch.outer(activation, activation)
         self.w1 = self.w1 @ gate - eta * torch.outer(error, activation)
         self.kept = self.kept * alpha
@@ -130,13 +131,13 @@ class PlainTitans:
     def _token(self, head: int, x: dict[str, Tensor]) -> Tensor:
         memories, module, config = self.heads[head], self.module, self.config
         query, key, value = (self._projected(head, name, x[name]) for name in ("query", "key", "value"))
-        eta = torch.sigmoid(self._rate(head, "eta", x["key"]) + module.eta_bias[head])
+        eta = config.largest_step * torch.sigmoid(self._rate(head, "eta", x["key"]) + module.eta_bias[head])
         alpha = torch.ones_like(eta)
         if config.retention:
             floor = config.retention_floor
             gate = torch.sigmoid(self._rate(head, "alpha", x["key"]) + module.alpha_bias[head])
             alpha = floor + (1 - floor) * gate
-        eta = torch.minimum(eta, alpha)
+        eta = torch.minimum(eta, config.largest_step * alpha)
         for memory in memories.values():
             memory.write(key, value, eta, alpha)
         return memories["memory"].read_boundary(query) if config.read == "boundary" else memories["memory"].read(query)
@@ -199,7 +200,7 @@ def _memories(module: SelfModifyingTitans, head: int, config: ModelConfig) -> di
         nothing = torch.zeros_like(start[0]), torch.zeros_like(start[1])
         fixed, moving = (start, nothing) if config.decay_towards == "initial" else (nothing, start)
         share = torch.sigmoid(module.momentum_bias[stack][head]) if config.momentum else None
-        rule = Rule(config.write_rule, config.objective)
+        rule = Rule(config.write_rule, config.objective, config.largest_step)
         made[name] = PlainMemory(fixed, moving[0], moving[1], stack != "rates", rule, share)
     return made
 

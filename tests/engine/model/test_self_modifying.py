@@ -128,8 +128,9 @@ def test_the_bound_on_drift_binds() -> None:
     assert float(norms.max()) == pytest.approx(0.4)
 
 
-def test_step_sizes_never_exceed_retention() -> None:
-    titans = _layer()
+@pytest.mark.parametrize("largest_step", [1.0, 2.0])
+def test_step_sizes_never_exceed_their_share_of_retention(largest_step: float) -> None:
+    titans = _layer(largest_step=largest_step)
     with torch.no_grad():
         titans.eta_bias.fill_(20.0)
         titans.alpha_bias.fill_(-20.0)
@@ -137,5 +138,5 @@ def test_step_sizes_never_exceed_retention() -> None:
         x = torch.randn(1, 5, 32, dtype=torch.float64)
         _, state = titans(x, state, cut(torch.zeros(1), None, 5, 8, 16), None)
     eta, forget = state["open.rates"][0, :, :5].unbind(-1)
-    assert torch.equal(eta, 1 - forget)
+    assert torch.equal(eta, largest_step * (1 - forget))
     assert float(forget.max()) == pytest.approx(1 - titans.config.retention_floor)

@@ -29,7 +29,10 @@ from tests.tiny import distance
 
 TOLERANCE = 1e-9
 UNBOUNDED = 1e12
-RULES = [Rule(write, objective) for write in ("dgd", "dgd-layers", "gradient") for objective in ("l2", "dot")]
+RULES = [
+    *(Rule(write, objective) for write in ("dgd", "dgd-layers", "gradient") for objective in ("l2", "dot")),
+    Rule("dgd-layers", "l2", 2.0),
+]
 ROWS, HEADS, MEMORIES, KEY, HIDDEN = 2, 2, 2, 6, 5
 
 
