@@ -32,6 +32,7 @@ FIVE_LEVELS = (
 # The parts of the paper behind configuration: one shape for every value that is not the default, and some together.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "dgd of the first layer": {"write_rule": "dgd"},
+    "heads apart": {"mixed": False},
     "steps up to 2": {"largest_step": 2.0},
     "gradient": {"write_rule": "gradient"},
     "dot": {"objective": "dot"},
@@ -81,17 +82,18 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 def tiny_model(seed: int = 0, *, writes_hard: bool = True, **changes: Any) -> Hope:
-    """An untrained model. Its memories write hard, so that a law broken by a write shows; or as at the start of
-    a training, where what a write does is hardly more than its rounding."""
+    """An untrained model. Its memories write hard, so that a law broken by a write shows; or softly, where what a
+    write does is hardly more than its rounding and rounding does not grow over a few turns."""
     torch.manual_seed(seed)
     model = Hope(tiny_config(**changes)).eval()
     with torch.no_grad():
         model.embedding.weight.mul_(10)
-        if not writes_hard:
-            return model
         for block in model.blocks:
             assert isinstance(block, HopeBlock)
             if model.config.mixer == ATTENTION:
+                continue
+            if not writes_hard:
+                block.titans.eta_bias.copy_(torch.linspace(-3.5, -1.5, model.config.num_heads))
                 continue
             block.titans.eta_bias.copy_(torch.linspace(-0.5, 0.5, model.config.num_heads))
             if model.config.retention:

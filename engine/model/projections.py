@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.config import ModelConfig
 from engine.model.layers import CausalFilters, RMSNorm, unit
@@ -42,10 +43,12 @@ class Projections(nn.Module):
         self.static = tuple(name for name in ("query", "key", "value") if name not in config.adaptive)
         for name in self.static:
             linear = nn.Linear(width, width, bias=False)
-            if name == "query" and "key" in config.adaptive:
-                # Memories begin as the identity; a reader that did not would have to find the keys first.
+            if name == "query" and "key" in config.adaptive and not config.mixed:
+                # A memory begins as the identity; a reader that did not would have to find the keys first.
                 nn.init.eye_(linear.weight)
             self.add_module(name, linear)
+        mixed = self.stacks.get("projections", ()) if config.mixed else ()
+        self.mix = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in mixed})
         rates = ("eta", "alpha") if config.retention else ("eta",)
         self.static_rates = tuple(name for name in rates if name not in config.adaptive)
         for name in self.static_rates:
@@ -62,6 +65,7 @@ class Projections(nn.Module):
         `value_x`, what the memories read, where one does.
         """
         x = {"query": query_x_BTD, "key": key_x_BTD, "value": value_x_BTD}
+        x |= {name: functional.silu(mix(x[name])) for name, mix in self.mix.items()}
         parts: State = {}
         for name in self.static:
             parts[name] = unit(self._heads(getattr(self, name)(x[name])))
@@ -70,7 +74,7 @@ class Projections(nn.Module):
         for name in self.stacks.get("projections", ()):
             parts[f"{name}_x"] = self._heads(x[name])
         if "rates" in self.stacks and "key_x" not in parts:
-            parts["key_x"] = self._heads(key_x_BTD)
+            parts["key_x"] = self._heads(x["key"])
         return parts
 
     def project(self, parts: State, weights: dict[str, Weights]) -> tuple[Tensor, State]:

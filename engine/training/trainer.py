@@ -266,11 +266,15 @@ def history(folder: Path) -> tuple[dict[str, str], ...]:
 
 
 def start_from(model: Hope, folder: Path) -> None:
-    """Gives the model another checkpoint's weights to begin with; InvalidRequest where its shape is another."""
-    other, _ = load_checkpoint(folder)
-    if {name: w.shape for name, w in other.state_dict().items()} != {n: w.shape for n, w in model.state_dict().items()}:
+    """Gives the model another checkpoint's weights to begin with; what that one has not keeps its own beginning.
+
+    Raises:
+        InvalidRequest: a weight of the checkpoint has no place in the model.
+    """
+    weights, own = load_checkpoint(folder)[0].state_dict(), model.state_dict()
+    if any(name not in own or own[name].shape != value.shape for name, value in weights.items()):
         raise InvalidRequest(f"the checkpoint in '{folder}' has another shape than the model to train", param="start")
-    model.load_state_dict(other.state_dict())
+    model.load_state_dict(own | weights)
 
 
 def _optimizer(model: Hope, plan: TrainingPlan, team: Team) -> torch.optim.Optimizer:

@@ -118,8 +118,8 @@ def remarks(runs: list[Run]) -> str:
     rows = (f"{row} {loss} / {share} (x{loss / whole:.3f})" for row, (loss, share) in PAPER.items())
     lines.append(f"The paper's Table 6, perplexity / reasoning accuracy in percent: {', '.join(rows)}.")
     lines.append(
-        "The paper's Hope has momentum; ours has none, so *with momentum* stands against its w/o momentum the other way "
-        "round."
+        "The paper's Hope has momentum; ours has none, so *with momentum* stands against its w/o momentum the other "
+        "way round."
     )
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,35 @@ def test_a_run_begins_with_another_checkpoints_weights_once(tokenizer: Path, tmp
     assert not same_bits(moved, weights(first))
     assert run_training([*start, "--steps", "3", "--learning-rate", "0"]) == 0
     assert same_bits(weights(second), moved), "a run that has begun goes on with its own weights"
+
+
+def test_a_model_takes_any_field_of_its_shape_and_keeps_it(tokenizer: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = "momentum=true", "adaptive=key,value", "write_rule=gradient", "max_drift=3.5", "mixed=false"
+    chosen = [part for flag in flags for part in ("--set", flag)]
+    fresh = [*SMALL, *chosen, "--tokenizer", str(tokenizer), "--out", str(first), "--steps", "1"]
+    assert run_training(fresh) == 0
+    shape = load_checkpoint(first)[0].config
+    assert (shape.momentum, shape.adaptive, shape.write_rule) == (True, ("key", "value"), "gradient")
+    assert (shape.max_drift, shape.mixed, shape.width) == (3.5, False, 32)
+    # Another run begins with that shape, but for what its own flags say.
+    start = ["--start", str(first), "--set", "mixed=true", "--out", str(second), "--steps", "1"]
+    assert run_training([*SMALL, *start]) == 0
+    assert load_checkpoint(second)[0].config == replace(shape, mixed=True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("widht=3", "'widht' is none of adaptive, chain"),
+        ("mixed=yes", "mixed is true or false, not 'yes'"),
+        ("width=many", "width is a number, not 'many'"),
+    ],
+)
+def test_a_field_that_cannot_be_is_said(flag: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, "--set", flag)
+    assert status == 2
+    assert reason in err
 
 
 @pytest.mark.parametrize(("flags", "expected"), [((), 1), (("--compile",), 1), (("--no-compile",), 0)])

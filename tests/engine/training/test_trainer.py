@@ -214,6 +214,18 @@ def test_a_run_can_start_from_another_checkpoint(tmp_path: Path) -> None:
     assert same_bits(weights(model), weights(there))
 
 
+def test_what_the_other_checkpoint_has_not_keeps_its_beginning(tmp_path: Path) -> None:
+    folder = tmp_path / "apart"
+    apart, tokenizer = load_checkpoint(write_tiny_checkpoint(folder, seed=4, mixed=False))
+    model = tiny_model(seed=5, vocab_size=tokenizer.vocab_size)
+    start_from(model, folder)
+    new = {name for name, _ in model.named_parameters()} - {name for name, _ in apart.named_parameters()}
+    assert new == {f"blocks.{layer}.titans.mix.{name}.weight" for layer in (0, 1) for name in ("query", "key", "value")}
+    assert same_bits({name: value for name, value in weights(model).items() if name not in new}, weights(apart))
+    untouched = weights(tiny_model(seed=5, vocab_size=tokenizer.vocab_size))
+    assert same_bits({name: weights(model)[name] for name in new}, {name: untouched[name] for name in new})
+
+
 def test_a_checkpoint_of_another_shape_is_no_start(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path)
     with pytest.raises(InvalidRequest, match="another shape"):
