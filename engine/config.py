@@ -29,7 +29,7 @@ BEFORE: dict[str, Any] = {
     "objective": "l2",
     "largest_step": 1.0,
     "adaptive": ("key", "value", "eta", "alpha"),
-    "mixed": False,
+    "head_mixing": "none",
     "momentum": False,
     "retention": True,
     "read": "token",
@@ -43,6 +43,7 @@ CHOICES = {
     "decay_towards": ("initial", "zero"),
     "write_rule": ("dgd-layers", "dgd", "gradient"),
     "objective": ("l2", "dot"),
+    "head_mixing": ("silu", "linear", "none"),
     "read": ("token", "boundary"),
     "chain": ("sequential", "nested", "independent"),
     "mixer": (TITANS, ATTENTION),
@@ -109,8 +110,9 @@ class ModelConfig:
             eigenvalues are what telling odd from even takes (Grazzi et al. 2024, arXiv 2411.12537), and with large
             weights they let rounding grow.
         adaptive: what memories project, out of `key`, `value`, `query`, `eta`, `alpha`; a Linear does the rest.
-        mixed: a Linear and SiLU (as in Titans) before each projecting memory, so that a head sees all of the width and
-            not its own share alone. The paper's memories are as wide as the model.
+        head_mixing: what lies before each projecting memory, so that a head sees all of the width and not its own share
+            alone (the paper's memories are as wide as the model): `silu`, a Linear and SiLU as in Titans; `linear`, one
+            that begins as the identity, so that a model trained without goes on as it was; or `none`.
         momentum: carry a share of the writes of earlier chunks on to the next.
         retention: False never forgets (alpha = 1; Table 6 "w/o weight decay").
         read: `token` answers from the state after the token's own write, `boundary` from the chunk's start (eq. 90).
@@ -142,7 +144,7 @@ class ModelConfig:
     objective: str = "l2"
     largest_step: float = 1.0
     adaptive: tuple[str, ...] = ADAPTIVE
-    mixed: bool = True
+    head_mixing: str = "silu"
     momentum: bool = False
     retention: bool = True
     read: str = "token"

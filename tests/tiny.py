@@ -32,7 +32,8 @@ FIVE_LEVELS = (
 # The parts of the paper behind configuration: one shape for every value that is not the default, and some together.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "dgd of the first layer": {"write_rule": "dgd"},
-    "heads apart": {"mixed": False},
+    "heads apart": {"head_mixing": "none"},
+    "heads mixed by a Linear": {"head_mixing": "linear"},
     "steps up to 2": {"largest_step": 2.0},
     "gradient": {"write_rule": "gradient"},
     "dot": {"objective": "dot"},

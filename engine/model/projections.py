@@ -43,20 +43,24 @@ class Projections(nn.Module):
         self.static = tuple(name for name in ("query", "key", "value") if name not in config.adaptive)
         for name in self.static:
             linear = nn.Linear(width, width, bias=False)
-            if name == "query" and "key" in config.adaptive and not config.mixed:
+            if name == "query" and "key" in config.adaptive and config.head_mixing != "silu":
                 # A memory begins as the identity; a reader that did not would have to find the keys first.
                 nn.init.eye_(linear.weight)
             self.add_module(name, linear)
-        mixed = self.stacks.get("projections", ()) if config.mixed else ()
+        mixed = self.stacks.get("projections", ()) if config.head_mixing != "none" else ()
         self.mix = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in mixed})
+        if config.head_mixing == "linear":
+            for mix in self.mix.values():
+                nn.init.eye_(mix.weight)
         rates = ("eta", "alpha") if config.retention else ("eta",)
         self.static_rates = tuple(name for name in rates if name not in config.adaptive)
         for name in self.static_rates:
             self.add_module(name, nn.Linear(width, heads, bias=False))
-        # eta from 0.2 to 0.6 and a retention horizon from some 500 to 10,000 tokens, spread over the heads.
+        # eta from 0.2 to 0.6 and a retention horizon from some 500 to 100,000 tokens, spread over the heads: training
+        # sees too few tokens in a row to learn the long ones.
         self.eta_bias = nn.Parameter(torch.linspace(-1.5, 0.5, heads))
         if config.retention:
-            self.alpha_bias = nn.Parameter(torch.linspace(4.5, 7.5, heads))
+            self.alpha_bias = nn.Parameter(torch.linspace(4.5, 10.0, heads))
 
     def prepare(self, query_x_BTD: Tensor, key_x_BTD: Tensor, value_x_BTD: Tensor) -> State:
         """What can be done for all tokens at once, by name, each [B,H,T,...].
@@ -65,7 +69,8 @@ class Projections(nn.Module):
         `value_x`, what the memories read, where one does.
         """
         x = {"query": query_x_BTD, "key": key_x_BTD, "value": value_x_BTD}
-        x |= {name: functional.silu(mix(x[name])) for name, mix in self.mix.items()}
+        curved = self.config.head_mixing == "silu"
+        x |= {name: functional.silu(mix(x[name])) if curved else mix(x[name]) for name, mix in self.mix.items()}
         parts: State = {}
         for name in self.static:
             parts[name] = unit(self._heads(getattr(self, name)(x[name])))

@@ -86,12 +86,12 @@ def test_asking_leaves_no_trace(name: str) -> None:
 
 
 def test_levels_that_learn_answer_from_what_was_shown() -> None:
-    model = tiny_model(writes_hard=False)
+    # One that has none of the last task's labels right by chance.
+    model = tiny_model(3, writes_hard=False)
     stages = [Stage([*stage.shown] * 6, stage.asked) for stage in stream(2)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     still, taught = in_memory(model, stages), in_memory(model, stages, {"cms.fast": 2.0, "cms.medium": 2.0})
-    assert taught != still
-    assert taught[1][1] > still[1][1] - 1e-9
+    assert taught[1][1] > still[1][1]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

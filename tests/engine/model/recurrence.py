@@ -122,7 +122,9 @@ class PlainTitans:
                 key_x = key_x + of_key * normed[t - back]
                 value_x = value_x + of_value * normed[t - back]
             x = {"query": query_x, "key": key_x, "value": value_x}
-            x |= {name: silu(module.mix[name].weight @ x[name]) for name in module.mix}
+            x |= {name: module.mix[name].weight @ x[name] for name in module.mix}
+            if config.head_mixing == "silu":
+                x |= {name: silu(x[name]) for name in module.mix}
             answers = [self._token(head, x) for head in range(config.num_heads)]
             self._close_chunks(t + 1)
             merged = torch.cat([self._read_norm(y) for y in answers])

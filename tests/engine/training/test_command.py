@@ -122,24 +122,24 @@ def test_a_run_begins_with_another_checkpoints_weights_once(tokenizer: Path, tmp
 
 def test_a_model_takes_any_field_of_its_shape_and_keeps_it(tokenizer: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    flags = "momentum=true", "adaptive=key,value", "write_rule=gradient", "max_drift=3.5", "mixed=false"
+    flags = "momentum=true", "adaptive=key,value", "write_rule=gradient", "max_drift=3.5", "head_mixing=none"
     chosen = [part for flag in flags for part in ("--set", flag)]
     fresh = [*SMALL, *chosen, "--tokenizer", str(tokenizer), "--out", str(first), "--steps", "1"]
     assert run_training(fresh) == 0
     shape = load_checkpoint(first)[0].config
     assert (shape.momentum, shape.adaptive, shape.write_rule) == (True, ("key", "value"), "gradient")
-    assert (shape.max_drift, shape.mixed, shape.width) == (3.5, False, 32)
+    assert (shape.max_drift, shape.head_mixing, shape.width) == (3.5, "none", 32)
     # Another run begins with that shape, but for what its own flags say.
-    start = ["--start", str(first), "--set", "mixed=true", "--out", str(second), "--steps", "1"]
+    start = ["--start", str(first), "--set", "head_mixing=linear", "--out", str(second), "--steps", "1"]
     assert run_training([*SMALL, *start]) == 0
-    assert load_checkpoint(second)[0].config == replace(shape, mixed=True)
+    assert load_checkpoint(second)[0].config == replace(shape, head_mixing="linear")
 
 
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
         ("widht=3", "'widht' is none of adaptive, chain"),
-        ("mixed=yes", "mixed is true or false, not 'yes'"),
+        ("momentum=yes", "momentum is true or false, not 'yes'"),
         ("width=many", "width is a number, not 'many'"),
     ],
 )

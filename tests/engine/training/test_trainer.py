@@ -216,7 +216,7 @@ def test_a_run_can_start_from_another_checkpoint(tmp_path: Path) -> None:
 
 def test_what_the_other_checkpoint_has_not_keeps_its_beginning(tmp_path: Path) -> None:
     folder = tmp_path / "apart"
-    apart, tokenizer = load_checkpoint(write_tiny_checkpoint(folder, seed=4, mixed=False))
+    apart, tokenizer = load_checkpoint(write_tiny_checkpoint(folder, seed=4, head_mixing="none"))
     model = tiny_model(seed=5, vocab_size=tokenizer.vocab_size)
     start_from(model, folder)
     new = {name for name, _ in model.named_parameters()} - {name for name, _ in apart.named_parameters()}
