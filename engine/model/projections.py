@@ -50,8 +50,8 @@ class Projections(nn.Module):
         mixed = self.stacks.get("projections", ()) if config.head_mixing != "none" else ()
         self.mix = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in mixed})
         if config.head_mixing == "linear":
-            for mix in self.mix.values():
-                nn.init.eye_(mix.weight)
+            for mix in self.mix.parameters():
+                nn.init.eye_(mix)
         rates = ("eta", "alpha") if config.retention else ("eta",)
         self.static_rates = tuple(name for name in rates if name not in config.adaptive)
         for name in self.static_rates:

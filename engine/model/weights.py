@@ -1,5 +1,6 @@
 """Checkpoints: a folder with `model.safetensors` (weights, and the model's shape in its header) and `tokenizer.json`.
 
+A baseline's has the same form and another format, so that no server takes it for a Hope.
 The fingerprint is a hash of shape and weights: a memory belongs to the model it grew in, and to no other.
 """
 
@@ -15,15 +16,18 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from engine.config import BEFORE, LevelConfig, ModelConfig
 from engine.errors import InvalidRequest
+from engine.model.baselines import build_baseline
+from engine.model.baselines.common import Baseline, BaselineConfig
 from engine.model.hope import Hope
 from engine.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT = "hope-checkpoint-1"
+FORMAT, BASELINE_FORMAT = "hope-checkpoint-1", "baseline-checkpoint-1"
 
 
 def bundled_checkpoint() -> Path:
@@ -31,11 +35,28 @@ def bundled_checkpoint() -> Path:
     return Path(str(files("engine") / "checkpoint"))
 
 
-def save_checkpoint(folder: Path, model: Hope, tokenizer: Tokenizer, notes: dict[str, str] | None = None) -> None:
-    """Writes weights and tokenizer; `notes` go into the header (tokens seen, command, ...)."""
+def save_checkpoint(
+    folder: Path,
+    model: Hope | Baseline,
+    tokenizer: Tokenizer,
+    notes: dict[str, str] | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes weights and tokenizer.
+
+    Args:
+        notes: go into the header (tokens seen, command, ...).
+        weights: in place of the model's own, where those lie in pieces.
+
+    Raises:
+        InvalidRequest: a baseline that does not know what it was built from.
+    """
+    kind, config = (FORMAT, model.config) if isinstance(model, Hope) else (BASELINE_FORMAT, model.built_from)
+    if config is None:
+        raise InvalidRequest("only a baseline made by `build_baseline` can be saved", param="model")
     folder.mkdir(parents=True, exist_ok=True)
-    header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), **(notes or {})}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), **(notes or {})}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (weights or model.state_dict()).items()}
     partial = folder / (WEIGHTS_FILE + ".partial")
     save_file(tensors, partial, metadata=header)
     partial.chmod(0o644)  # safetensors makes it the owner's alone
@@ -50,26 +71,60 @@ def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Ho
         InvalidRequest: the folder holds no checkpoint of this format, or another model's tokenizer.
     """
     folder = folder or bundled_checkpoint()
-    model = Hope(checkpoint_config(folder)).to(device)
+    model = Hope(checkpoint_config(folder))
+    return model, _fill(model, folder, device)
+
+
+def load_contestant(folder: Path | None = None) -> tuple[Hope | Baseline, Tokenizer]:
+    """As `load_checkpoint`, of a Hope or of a baseline.
+
+    Raises:
+        InvalidRequest: the folder holds no checkpoint, or another model's tokenizer.
+    """
+    folder = folder or bundled_checkpoint()
+    header = _header(folder)
+    if header["format"] == FORMAT:
+        return load_checkpoint(folder)
+    model = build_baseline(BaselineConfig(**json.loads(header["config"])))
+    return model, _fill(model, folder, "cpu")
+
+
+def _fill(model: Hope | Baseline, folder: Path, device: str) -> Tokenizer:
+    """Gives a model the weights of a folder; returns its tokenizer."""
     with safe_open(folder / WEIGHTS_FILE, framework="pt", device=device) as file:
-        model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
-    if tokenizer.vocab_size != model.config.vocab_size:
+        model.to(device).load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    tokenizer, entries = Tokenizer.load(folder / TOKENIZER_FILE), len(model.embedding.weight)
+    if tokenizer.vocab_size != entries:
         raise InvalidRequest(
-            f"the tokenizer in '{folder}' has {tokenizer.vocab_size} entries, the model {model.config.vocab_size}: "
+            f"the tokenizer in '{folder}' has {tokenizer.vocab_size} entries, the model {entries}: "
             "they belong to different checkpoints",
             param="checkpoint",
         )
-    return model.eval(), tokenizer
+    model.eval()
+    return tokenizer
 
 
 def checkpoint_config(folder: Path) -> ModelConfig:
-    """The shape of the model in a checkpoint folder; the weights are not read.
+    """The shape of the Hope in a checkpoint folder; the weights are not read.
 
     Raises:
-        InvalidRequest: the folder holds no checkpoint of this format.
+        InvalidRequest: the folder holds no checkpoint, or a baseline's.
     """
-    return parse_config(_header(folder)["config"])
+    header = _header(folder)
+    if header["format"] != FORMAT:
+        name = json.loads(header["config"])["name"]
+        raise InvalidRequest(f"'{folder}' holds a '{name}'; here only a Hope will do", param="checkpoint")
+    return parse_config(header["config"])
+
+
+def baseline_config(folder: Path) -> BaselineConfig | None:
+    """What the baseline in a checkpoint folder was built from; None where a Hope lies there.
+
+    Raises:
+        InvalidRequest: the folder holds no checkpoint.
+    """
+    header = _header(folder)
+    return BaselineConfig(**json.loads(header["config"])) if header["format"] == BASELINE_FORMAT else None
 
 
 def _header(folder: Path) -> dict[str, str]:
@@ -78,7 +133,7 @@ def _header(folder: Path) -> dict[str, str]:
         raise InvalidRequest(f"no checkpoint in '{folder}': expected a file {WEIGHTS_FILE}", param="checkpoint")
     with safe_open(path, framework="pt") as file:
         header: dict[str, str] = file.metadata() or {}
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (FORMAT, BASELINE_FORMAT):
         raise InvalidRequest(f"'{path}' is not in format {FORMAT}", param="checkpoint")
     return header
 

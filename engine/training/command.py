@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from engine.config import ModelConfig
+from engine.model.baselines import BASELINES, build_baseline
+from engine.model.baselines.common import Baseline, BaselineConfig
 from engine.model.hope import Hope
-from engine.model.weights import TOKENIZER_FILE, checkpoint_config
+from engine.model.weights import TOKENIZER_FILE, baseline_config, checkpoint_config
 from engine.tokenizer import Tokenizer
 from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
@@ -41,6 +43,7 @@ The run's folder holds all there is to it: weights, optimizer, log.jsonl. Stop i
   torchrun --nproc-per-node 2 --no-python hope train --parallel ddp --device cuda
   hope train --out runs/first --export engine/checkpoint   bundle it: model, card, curves (extra `plots`)"""
 
+HOPE = "hope"
 STAGE_FORM = "FIRST:TOKENS:ROWS:FACTS:TALK[:SEGMENTS]"
 DEFAULT_CURRICULUM = ("0:128:32:3:0.1", "1000:256:16:5:0.3", "3000:512:8:8:0.5", "5500:1024:6:10:0.7")
 
@@ -75,7 +78,7 @@ def _train(given: argparse.Namespace, stages: tuple[tuple[int, Stage], ...], tea
     torch.manual_seed(given.seed)
     talk = Talk(given.data)
     tokenizer = _tokenizer(given, talk, team)
-    model = Hope(_config(given, tokenizer.vocab_size)).to(given.device)
+    model = _model(given, tokenizer.vocab_size).to(given.device)
     if given.start and not has_run(given.out):
         start_from(model, given.start)
     if given.compile:
@@ -115,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads on the CPU (default 2)")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler on the CPU"
+    )
+    parser.add_argument(
+        "--model",
+        choices=(HOPE, *BASELINES),
+        default=HOPE,
+        metavar="NAME",
+        help=f"{HOPE} (default), or to measure it against, with as many parameters: {', '.join(BASELINES)}",
     )
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
@@ -184,6 +194,21 @@ def _add_scale(group: argparse._ArgumentGroup) -> None:
         help="train nothing: print tokens/s with and without these, of the first --stage and the model's shape; with "
         "--threads 1 on a busy machine, where several are very slow",
     )
+
+
+def _model(given: argparse.Namespace, vocab_size: int) -> Hope | Baseline:
+    """A Hope, or a baseline of as many parameters as the Hope would have that the other flags describe."""
+    known = given.out if has_run(given.out) else given.start
+    built_from = None if known is None else baseline_config(known)
+    if built_from is not None:
+        return build_baseline(built_from)
+    config = _config(given, vocab_size)
+    if given.model == HOPE:
+        return Hope(config)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in Hope(config).parameters())
+    shape = given.model, vocab_size, config.width, config.num_layers, config.num_heads, size
+    return build_baseline(BaselineConfig(*shape))
 
 
 def _config(given: argparse.Namespace, vocab_size: int) -> ModelConfig:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import InvalidRequest
+from engine.model.baselines.common import Baseline
 from engine.model.hope import Hope, Memory
 
 PRECISIONS = ("float32", "bfloat16")
@@ -32,7 +33,7 @@ class Objective(nn.Module):
         InvalidRequest: there is no such precision.
     """
 
-    def __init__(self, model: Hope, precision: str = "float32") -> None:
+    def __init__(self, model: Hope | Baseline, precision: str = "float32") -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise InvalidRequest(f"precision is one of {', '.join(PRECISIONS)}, not '{precision}'", param="precision")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from engine.config import TITANS
+from engine.model.baselines.common import Baseline
 from engine.model.grid import Piece
 from engine.model.hope import Hope, HopeBlock
 from engine.model.projections import State
@@ -21,23 +22,23 @@ from engine.model.projections import State
 Segment = Callable[[State, State, Piece], tuple[Tensor, State]]
 
 
-def compile_segments(model: Hope) -> None:
+def compile_segments(model: Hope | Baseline) -> None:
     """Compiles every full chunk; worth its minute of start-up on long runs."""
     _replace(model, lambda segment: torch.compile(segment, dynamic=False))
 
 
-def keep_segments_in_float32(model: Hope) -> None:
+def keep_segments_in_float32(model: Hope | Baseline) -> None:
     """Takes the memories' reads and writes out of autocast: what is written thousands of times keeps its digits."""
     _replace(model, _in_float32)
 
 
-def checkpoint_segments(model: Hope) -> None:
+def checkpoint_segments(model: Hope | Baseline) -> None:
     """Keeps of every chunk only what goes in, and computes it again on the way back: less memory, the same numbers."""
     _replace(model, _computed_again)
 
 
-def _replace(model: Hope, wrap: Callable[[Segment], Segment]) -> None:
-    if model.config.mixer != TITANS:
+def _replace(model: Hope | Baseline, wrap: Callable[[Segment], Segment]) -> None:
+    if not isinstance(model, Hope) or model.config.mixer != TITANS:
         return
     for block in model.blocks:
         assert isinstance(block, HopeBlock)

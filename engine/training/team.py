@@ -58,9 +58,11 @@ class Team:
                 zero).
         """
         if self.kind == DDP:
-            config = objective.model.config
+            model = objective.model
             # A row shorter than a chunk moves no momentum, and one that goes on has no initial state.
-            sometimes_idle = config.momentum or config.decay_towards != "initial"
+            sometimes_idle = isinstance(model, Hope) and (
+                model.config.momentum or model.config.decay_towards != "initial"
+            )
             return DistributedDataParallel(objective, find_unused_parameters=sometimes_idle)
         if self.kind == FSDP:
             _shard(objective, self.size)
@@ -137,7 +139,9 @@ def cut_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def _shard(objective: Objective, size: int) -> None:
     """FSDP2 over the halves of every block; embedding and last norm stay together until the way back is done."""
-    model: Hope = objective.model
+    model = objective.model
+    if not isinstance(model, Hope):
+        raise InvalidRequest("a baseline is trained with --parallel none or ddp, not fsdp", param="parallel")
     if model.config.decay_towards != "initial":
         raise InvalidRequest("memories that decay towards zero are trained with ddp, not fsdp", param="parallel")
     with torch.no_grad():

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.errors import InvalidRequest
+from engine.model.baselines.common import Baseline
 from engine.model.hope import POSITION, Hope, Memory
-from engine.model.weights import checkpoint_notes, load_checkpoint, save_checkpoint
+from engine.model.weights import checkpoint_notes, load_contestant, save_checkpoint
 from engine.tokenizer import Tokenizer
 from engine.training.data import Batch, DialogueData, count_recalled
 from engine.training.dialogue import Stage
@@ -87,7 +88,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Hope,
+        model: Hope | Baseline,
         tokenizer: Tokenizer,
         data: DialogueData,
         plan: TrainingPlan,
@@ -224,10 +225,7 @@ class Trainer:
             "plan": json.dumps(asdict(self.plan)),
             "earlier": json.dumps(self.plan.earlier),
         }
-        with torch.device("meta"):
-            model = Hope(self.model.config)
-        model.load_state_dict(weights, assign=True)
-        save_checkpoint(self.folder, model, self.tokenizer, notes)
+        save_checkpoint(self.folder, self.model, self.tokenizer, notes, weights)
         progress = {"step": str(self.step), "tokens_seen": str(self.tokens_seen), "optimizer": self.plan.optimizer}
         text_position = self.data.text_position(self.step, stage)
         progress |= {} if text_position is None else {"text": text_position}
@@ -265,19 +263,19 @@ def history(folder: Path) -> tuple[dict[str, str], ...]:
     return (*json.loads(notes.get("earlier", "[]")), own)
 
 
-def start_from(model: Hope, folder: Path) -> None:
+def start_from(model: Hope | Baseline, folder: Path) -> None:
     """Gives the model another checkpoint's weights to begin with; what that one has not keeps its own beginning.
 
     Raises:
         InvalidRequest: a weight of the checkpoint has no place in the model.
     """
-    weights, own = load_checkpoint(folder)[0].state_dict(), model.state_dict()
+    weights, own = load_contestant(folder)[0].state_dict(), model.state_dict()
     if any(name not in own or own[name].shape != value.shape for name, value in weights.items()):
         raise InvalidRequest(f"the checkpoint in '{folder}' has another shape than the model to train", param="start")
     model.load_state_dict(own | weights)
 
 
-def _optimizer(model: Hope, plan: TrainingPlan, team: Team) -> torch.optim.Optimizer:
+def _optimizer(model: Hope | Baseline, plan: TrainingPlan, team: Team) -> torch.optim.Optimizer:
     """Matrices decay; gains, biases and filters do not. `dgd` and one's own get the module, and decay nothing here."""
     if team.kind == FSDP and plan.optimizer not in ("adamw", "sgd"):
         raise InvalidRequest(f"'{plan.optimizer}' needs whole matrices: --parallel ddp, or adamw", param="optimizer")

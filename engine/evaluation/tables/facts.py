@@ -22,7 +22,7 @@ from engine.evaluation.examples import Model
 from engine.evaluation.facts import CHANGED, GAPS, UNKNOWN, Answer, FactsPlan, play
 from engine.evaluation.study import Results, Run, by_model
 from engine.evaluation.telling import SOURCES
-from engine.model.weights import WEIGHTS_FILE, bundled_checkpoint, load_checkpoint
+from engine.model.weights import WEIGHTS_FILE, bundled_checkpoint, load_contestant
 
 NAME = "facts"
 TITLE = "Facts told in a conversation"
@@ -68,7 +68,7 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
     """
     plan = _plan(given, given.gaps)
     shorter = _plan(given, given.without_gaps)
-    model, tokenizer = load_checkpoint(given.checkpoint)
+    model, tokenizer = load_contestant(given.checkpoint)
     model.requires_grad_(False)
     digest = _digest(given.checkpoint or bundled_checkpoint())
     variants = [(label, off, shorter if off else plan) for label, off in _variants(given, model)]

@@ -110,8 +110,32 @@ class Layer(nn.Module):
         return x_BTD + self.feed(self.feed_norm(x_BTD)), state
 
 
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What a baseline is built from, and built again from when its checkpoint is read.
+
+    Attributes:
+        name: one of `BASELINES` (`baselines/__init__.py`).
+        vocab_size, width, num_layers, num_heads: as of a Hope.
+        num_parameters: wanted size, met within 1 %.
+    """
+
+    name: str
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_parameters: int
+
+
 class Baseline(nn.Module):
-    """A language model of layers around the given mixers, with a tied embedding."""
+    """A language model of layers around the given mixers, with a tied embedding.
+
+    Attributes:
+        built_from: what `build_baseline` was given; None for one built by hand, which has no checkpoint.
+    """
+
+    built_from: BaselineConfig | None = None
 
     def __init__(self, vocab_size: int, width: int, hidden: int, mixers: Sequence[Mixer]) -> None:
         super().__init__()

@@ -12,17 +12,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from engine.errors import InvalidRequest
+from engine.model.baselines import build_baseline
+from engine.model.baselines.common import Baseline, BaselineConfig
 from engine.model.weights import (
     FORMAT,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    baseline_config,
     bundled_checkpoint,
     fingerprint,
     load_checkpoint,
+    load_contestant,
     parse_config,
     save_checkpoint,
 )
-from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
+from tests.tiny import same_bits, tiny_config, tiny_model, tiny_tokenizer
 
 
 def test_saved_and_loaded_is_the_same_model(tmp_path: Path) -> None:
@@ -60,6 +64,34 @@ def test_every_weight_and_the_shape_are_in_the_fingerprint() -> None:
 def test_the_configuration_survives_json() -> None:
     config = tiny_config(decay_towards="zero")
     assert parse_config(json.dumps(dataclasses.asdict(config))) == config
+
+
+def test_a_baseline_is_kept_and_is_no_hope(tmp_path: Path) -> None:
+    entries = tiny_tokenizer().vocab_size
+    model = build_baseline(BaselineConfig("gated-deltanet", entries, 32, 1, 2, 30_000))
+    save_checkpoint(tmp_path, model, tiny_tokenizer())
+    loaded, _ = load_contestant(tmp_path)
+    assert isinstance(loaded, Baseline)
+    assert loaded.built_from == model.built_from == baseline_config(tmp_path)
+    assert same_bits(loaded.state_dict(), model.state_dict())
+    with pytest.raises(InvalidRequest, match="'gated-deltanet'; here only a Hope"):
+        load_checkpoint(tmp_path)
+    model.built_from = None
+    with pytest.raises(InvalidRequest, match="build_baseline"):
+        save_checkpoint(tmp_path / "none", model, tiny_tokenizer())
+    assert not (tmp_path / "none").exists()
+
+
+def test_any_contestant_may_be_a_hope(tmp_path: Path) -> None:
+    model = tiny_model(vocab_size=tiny_tokenizer().vocab_size)
+    save_checkpoint(tmp_path, model, tiny_tokenizer())
+    assert same_bits(load_contestant(tmp_path)[0].state_dict(), model.state_dict())
+    assert baseline_config(tmp_path) is None
+
+
+def test_nobody_builds_a_baseline_of_no_name() -> None:
+    with pytest.raises(InvalidRequest, match="'lstm' is none of transformer"):
+        build_baseline(BaselineConfig("lstm", 64, 32, 1, 2, 9000))
 
 
 def test_a_folder_without_a_checkpoint_is_refused_with_what_was_expected(tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import InvalidRequest
+from engine.evaluation.contestants import num_parameters
+from engine.model.baselines import BASELINES
+from engine.model.baselines.common import Baseline
 from engine.model.hope import Hope
-from engine.model.weights import TOKENIZER_FILE, WEIGHTS_FILE, load_checkpoint
+from engine.model.weights import TOKENIZER_FILE, WEIGHTS_FILE, load_checkpoint, load_contestant
 from engine.training import command
 from engine.training.command import DEFAULT_CURRICULUM, run_training
 from engine.training.dialogue import Stage
@@ -133,6 +136,21 @@ def test_a_model_takes_any_field_of_its_shape_and_keeps_it(tokenizer: Path, tmp_
     start = ["--start", str(first), "--set", "head_mixing=linear", "--out", str(second), "--steps", "1"]
     assert run_training([*SMALL, *start]) == 0
     assert load_checkpoint(second)[0].config == replace(shape, head_mixing="linear")
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_a_baseline_of_hopes_size_trains_and_goes_on_as_a_hope_does(name: str, tokenizer: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, "--tokenizer", str(tokenizer)]
+    assert run_training([*flags, "--out", str(tmp_path / "hope"), "--steps", "1"]) == 0
+    for folder, last in (("whole", 2), ("parts", 1), ("parts", 2)):
+        arguments = [*flags, "--model", name, "--cooldown", "0", "--out", str(tmp_path / folder)]
+        assert run_training([*arguments, "--steps", str(last)]) == 0
+    model, _ = load_contestant(tmp_path / "whole")
+    assert isinstance(model, Baseline)
+    assert same_bits(model.state_dict(), load_contestant(tmp_path / "parts")[0].state_dict())
+    assert num_parameters(model) == pytest.approx(num_parameters(load_checkpoint(tmp_path / "hope")[0]), rel=0.01)
+    with pytest.raises(InvalidRequest, match=f"'{name}'; here only a Hope"):
+        load_checkpoint(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import InvalidRequest
-from engine.model.hope import POSITION, Hope, Memory
+from engine.model.hope import POSITION, Memory
 from engine.model.weights import load_checkpoint
 from engine.training.data import DialogueData
 from engine.training.dialogue import Stage
@@ -27,7 +27,7 @@ from tests.tiny import same_bits, tiny_model, write_tiny_checkpoint
 NUM_VALUES_ROWS = 16
 
 
-def weights(model: Hope) -> Memory:
+def weights(model: nn.Module) -> Memory:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
@@ -185,7 +185,7 @@ def test_recall_counts_values_whose_every_token_is_right(tmp_path: Path, monkeyp
     row, last = batch.value_BT[:, :-1].nonzero()[0].tolist()
     while batch.value_BT[row, last + 1]:
         last += 1
-    guesses = torch.nn.functional.one_hot(batch.target_BT, trainer.model.config.vocab_size)
+    guesses = torch.nn.functional.one_hot(batch.target_BT, trainer.tokenizer.vocab_size)
     monkeypatch.setattr(trainer.model, "logits", lambda x_BTD: x_BTD)
     monkeypatch.setattr(trainer.model, "hidden", lambda tokens_BT, memory: (guesses, memory))
     perfect = trainer.probe(NUM_VALUES_ROWS)

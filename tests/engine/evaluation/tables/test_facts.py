@@ -14,7 +14,10 @@ from engine.evaluation.recall import Asked
 from engine.evaluation.study import Results, Run
 from engine.evaluation.table_command import run_table
 from engine.evaluation.tables import facts
-from tests.tiny import write_tiny_checkpoint
+from engine.model.baselines import build_baseline
+from engine.model.baselines.common import BaselineConfig
+from engine.model.weights import save_checkpoint
+from tests.tiny import tiny_tokenizer, write_tiny_checkpoint
 
 SMALL = (
     "--seeds",
@@ -81,6 +84,16 @@ def test_end_to_end_a_row_a_level_and_a_column_a_condition(
     shown = [line for line in capsys.readouterr().out.splitlines() if "  ->  " in line]
     assert len(shown) == 4 + 3 * 3
     assert all(line.startswith("- ") for line in shown)
+
+
+def test_a_baseline_is_asked_the_same(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    folder = tmp_path / "window"
+    built_from = BaselineConfig("transformer-window", tokenizer.vocab_size, 32, 1, 2, 30_000)
+    save_checkpoint(folder, build_baseline(built_from), tokenizer)
+    (run,) = measured(tmp_path, "--checkpoint", str(folder), *SMALL, "--sources", "everyday", "--without", "")
+    assert run.model == "window, as it is"
+    assert list(run.values) == ["everyday 1", "everyday 2", "changed 1", "unknown"]
 
 
 def test_columns_are_in_order_and_shares_are_counted(player: Player, tmp_path: Path) -> None:
