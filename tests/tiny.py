@@ -95,6 +95,8 @@ def tiny_model(seed: int = 0, *, writes_hard: bool = True, **changes: Any) -> Ho
                 continue
             if not writes_hard:
                 block.titans.eta_bias.copy_(torch.linspace(-3.5, -1.5, model.config.num_heads))
+                if model.config.retention:
+                    block.titans.alpha_bias.copy_(torch.linspace(4.5, 7.5, model.config.num_heads))
                 continue
             block.titans.eta_bias.copy_(torch.linspace(-0.5, 0.5, model.config.num_heads))
             if model.config.retention:

@@ -16,7 +16,8 @@ from engine.config import ModelConfig
 from engine.errors import InvalidRequest
 from engine.model.hope import Hope
 from engine.model.weights import checkpoint_notes, fingerprint, load_checkpoint, save_checkpoint
-from engine.training.trainer import LOG_FILE, history
+from engine.training.beginning import history
+from engine.training.trainer import LOG_FILE
 
 CARD_FILE = "MODEL_CARD.md"
 CURVES_FILE = "curves.svg"

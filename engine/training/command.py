@@ -18,6 +18,7 @@ from engine.model.baselines.common import Baseline, BaselineConfig
 from engine.model.hope import Hope
 from engine.model.weights import TOKENIZER_FILE, baseline_config, checkpoint_config
 from engine.tokenizer import Tokenizer
+from engine.training.beginning import earlier_runs, retain_longer, start_from
 from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
 from engine.training.dialogue import Stage
@@ -29,7 +30,7 @@ from engine.training.stream import TextStream
 from engine.training.talk import Talk
 from engine.training.team import KINDS, Team, join, leave
 from engine.training.throughput import measure, settings_of, table
-from engine.training.trainer import Trainer, TrainingPlan, history, start_from
+from engine.training.trainer import Trainer, TrainingPlan
 
 DESCRIPTION = """Train a Hope model to remember: memory dialogues, from short to long.
 
@@ -59,8 +60,9 @@ def run_training(argv: Sequence[str]) -> int:
     if stages[0][0] > 0:
         parser.error(f"argument --stage: the first stage begins at step 0, not {stages[0][0]}")
     torch.set_num_threads(given.threads)
-    # TF32 or bfloat16 inside float32 products where the machine has them; serving stays at full precision.
-    torch.set_float32_matmul_precision("medium")
+    if given.device != "cpu":
+        # TF32 or bfloat16 inside float32 products. CPUs that have it win a tenth, and runs differ from one to another.
+        torch.set_float32_matmul_precision("medium")
     if given.throughput:
         config = _config(given, ModelConfig().vocab_size)
         settings = settings_of(given.threads)
@@ -81,6 +83,8 @@ def _train(given: argparse.Namespace, stages: tuple[tuple[int, Stage], ...], tea
     model = _model(given, tokenizer.vocab_size).to(given.device)
     if given.start and not has_run(given.out):
         start_from(model, given.start)
+        if given.retain:
+            retain_longer(model, given.retain)
     if given.compile:
         compile_segments(model)
     plan = TrainingPlan(
@@ -89,7 +93,7 @@ def _train(given: argparse.Namespace, stages: tuple[tuple[int, Stage], ...], tea
         given.learning_rate,
         cooldown=given.cooldown,
         command=command,
-        earlier=_earlier(given.out, given.start),
+        earlier=earlier_runs(given.out, given.start),
         optimizer=given.optimizer,
         precision=given.precision,
         checkpointing=given.checkpointing,
@@ -139,6 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="use this tokenizer (default: train one)")
     parser.add_argument(
         "--start", type=Path, metavar="FOLDER", help="begin with this checkpoint's weights and tokenizer"
+    )
+    parser.add_argument(
+        "--retain",
+        type=_numbers,
+        metavar="NUMBERS",
+        help="with --start: add to each head's retention bias first, by commas, in every layer; with 1 more it forgets "
+        "after some 2.7 times as many tokens, which training, seeing few in a row, does not find by itself",
     )
     parser.add_argument(
         "--stage",
@@ -254,12 +265,6 @@ def _tokenizer(given: argparse.Namespace, talk: Talk, team: Team) -> Tokenizer:
     return Tokenizer.load(file)
 
 
-def _earlier(out: Path, start: Path | None) -> tuple[dict[str, str], ...]:
-    if has_run(out):
-        return history(out)[:-1]
-    return () if start is None else history(start)
-
-
 def _stage(text: str) -> tuple[int, Stage]:
     try:
         first, tokens, rows, facts, talk, *segments = text.split(":")
@@ -275,6 +280,10 @@ def _stage(text: str) -> tuple[int, Stage]:
             "from 0 to below 1, and a first step that its segments divide"
         )
     return start, stage
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def _share(text: str) -> float:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from engine.errors import InvalidRequest
 from engine.model.baselines.common import Baseline
 from engine.model.hope import POSITION, Hope, Memory
-from engine.model.weights import checkpoint_notes, load_contestant, save_checkpoint
+from engine.model.weights import save_checkpoint
 from engine.tokenizer import Tokenizer
 from engine.training.data import Batch, DialogueData, count_recalled
 from engine.training.dialogue import Stage
@@ -254,25 +254,6 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 entry: value if entry in on_cpu else cut_like(value, parameter) for entry, value in entries.items()
             }
-
-
-def history(folder: Path) -> tuple[dict[str, str], ...]:
-    """Every run behind a checkpoint, its own last: command, steps and tokens seen."""
-    notes = checkpoint_notes(folder)
-    own = {name: notes[name] for name in ("command", "steps", "tokens_seen") if name in notes}
-    return (*json.loads(notes.get("earlier", "[]")), own)
-
-
-def start_from(model: Hope | Baseline, folder: Path) -> None:
-    """Gives the model another checkpoint's weights to begin with; what that one has not keeps its own beginning.
-
-    Raises:
-        InvalidRequest: a weight of the checkpoint has no place in the model.
-    """
-    weights, own = load_contestant(folder)[0].state_dict(), model.state_dict()
-    if any(name not in own or own[name].shape != value.shape for name, value in weights.items()):
-        raise InvalidRequest(f"the checkpoint in '{folder}' has another shape than the model to train", param="start")
-    model.load_state_dict(own | weights)
 
 
 def _optimizer(model: Hope | Baseline, plan: TrainingPlan, team: Team) -> torch.optim.Optimizer:

@@ -16,9 +16,10 @@ import pytest
 from engine.errors import HopeError
 from engine.model.weights import fingerprint, load_checkpoint
 from engine.training import card
+from engine.training.beginning import history
 from engine.training.card import CARD_FILE, CURVES_FILE, draw_curves, export
 from engine.training.command import run_training
-from engine.training.trainer import LOG_FILE, history
+from engine.training.trainer import LOG_FILE
 from tests.engine.training.samples import new_trainer
 from tests.tiny import same_bits
 

@@ -123,6 +123,21 @@ def test_a_run_begins_with_another_checkpoints_weights_once(tokenizer: Path, tmp
     assert same_bits(weights(second), moved), "a run that has begun goes on with its own weights"
 
 
+def test_a_run_may_begin_with_longer_memories(tokenizer: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run_training([*SMALL, "--tokenizer", str(tokenizer), "--out", str(first), "--steps", "1"]) == 0
+    start = [*SMALL, "--start", str(first), "--retain", "0,2.5", "--out", str(second)]
+    for steps in ("1", "2"):
+        # Once: a run that goes on is not moved again.
+        assert run_training([*start, "--steps", steps, "--learning-rate", "0"]) == 0
+    before, after = weights(first), weights(second)
+    bias = "blocks.0.titans.alpha_bias"
+    assert (after[bias] - before[bias]).tolist() == pytest.approx([0, 2.5])
+    assert same_bits({**after, bias: before[bias]}, before)
+    with pytest.raises(InvalidRequest, match="3 numbers for 2 heads"):
+        run_training([*start[:-4], "--retain", "0,1,2", "--out", str(tmp_path / "third")])
+
+
 def test_a_model_takes_any_field_of_its_shape_and_keeps_it(tokenizer: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     flags = "momentum=true", "adaptive=key,value", "write_rule=gradient", "max_drift=3.5", "head_mixing=none"

@@ -20,9 +20,9 @@ from engine.training.data import DialogueData
 from engine.training.dialogue import Stage
 from engine.training.optimizers import NAMES
 from engine.training.run_state import STATE_FILE, has_run
-from engine.training.trainer import PROBE_SEED, Trainer, TrainingPlan, start_from
+from engine.training.trainer import PROBE_SEED, Trainer, TrainingPlan
 from tests.engine.training.samples import PLAN, STAGE, dialogue_tokenizer, log_of, new_trainer, talk
-from tests.tiny import same_bits, tiny_model, write_tiny_checkpoint
+from tests.tiny import same_bits, write_tiny_checkpoint
 
 NUM_VALUES_ROWS = 16
 
@@ -203,33 +203,6 @@ def test_a_probe_leaves_no_trace(tmp_path: Path) -> None:
     before = weights(trainer.model)
     assert trainer.probe() == trainer.probe()
     assert same_bits(weights(trainer.model), before)
-
-
-def test_a_run_can_start_from_another_checkpoint(tmp_path: Path) -> None:
-    folder = write_tiny_checkpoint(tmp_path, seed=4)
-    there, tokenizer = load_checkpoint(folder)
-    model = tiny_model(seed=5, vocab_size=tokenizer.vocab_size)
-    assert not same_bits(weights(model), weights(there))
-    start_from(model, folder)
-    assert same_bits(weights(model), weights(there))
-
-
-def test_what_the_other_checkpoint_has_not_keeps_its_beginning(tmp_path: Path) -> None:
-    folder = tmp_path / "apart"
-    apart, tokenizer = load_checkpoint(write_tiny_checkpoint(folder, seed=4, head_mixing="none"))
-    model = tiny_model(seed=5, vocab_size=tokenizer.vocab_size)
-    start_from(model, folder)
-    new = {name for name, _ in model.named_parameters()} - {name for name, _ in apart.named_parameters()}
-    assert new == {f"blocks.{layer}.titans.mix.{name}.weight" for layer in (0, 1) for name in ("query", "key", "value")}
-    assert same_bits({name: value for name, value in weights(model).items() if name not in new}, weights(apart))
-    untouched = weights(tiny_model(seed=5, vocab_size=tokenizer.vocab_size))
-    assert same_bits({name: weights(model)[name] for name in new}, {name: untouched[name] for name in new})
-
-
-def test_a_checkpoint_of_another_shape_is_no_start(tmp_path: Path) -> None:
-    write_tiny_checkpoint(tmp_path)
-    with pytest.raises(InvalidRequest, match="another shape"):
-        start_from(tiny_model(width=64), tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
