@@ -124,7 +124,7 @@ class SelfModifyingTitans(Projections):
         """One piece: its answers [B,H,N,K] and the state after it. Training may replace this by its compiled self."""
         state = dict(state)
         weights = {stack: self._weights(state, stack) for stack in self.stacks}
-        query, new = self.project(parts, weights)
+        query, new = self.project(parts, {stack: self._writing(own) for stack, own in weights.items()})
         return self._advance(state, new, query, weights, piece), state
 
     def _weights(self, state: State, stack: str) -> Weights:
@@ -136,6 +136,10 @@ class SelfModifyingTitans(Projections):
             None if initial is None else initial.w1,  # type: ignore[arg-type]
         )
 
+    def _writing(self, weights: Weights) -> Weights:
+        """The weights as a write sees them: where keys, values and errors come from (`write_gradient`)."""
+        return weights.given() if self.config.write_gradient == "first-order" else weights
+
     def _advance(
         self, state: State, new: State, query_BHNK: Tensor, weights: dict[str, Weights], piece: Piece
     ) -> Tensor:
@@ -145,7 +149,7 @@ class SelfModifyingTitans(Projections):
             new["rates"] = new["rates"] * piece.uneven.valid_BN[:, None, :, None]
         memory, earlier = weights["memory"], self._earlier(state, piece)
         delta = solve_delta(_chunk(new), earlier, self.rule)
-        planned = plan_write(memory, delta, True, earlier, self.rule)
+        planned = plan_write(self._writing(memory), delta, True, earlier, self.rule)
         new["activation"], new["step"], new["inner"] = (
             rows[:, :, 0] for rows in (planned.activation_BHMCF, planned.step_BHMCO, planned.inner_BHMCF)
         )
@@ -176,7 +180,7 @@ class SelfModifyingTitans(Projections):
         delta = solve_delta(chunk, None, self.rule)
         for stack in self.stacks:
             if stack != "memory":
-                write = plan_write(weights[stack], delta, stack != "rates", None, self.rule)
+                write = plan_write(self._writing(weights[stack]), delta, stack != "rates", None, self.rule)
                 self._settle(state, stack, weights[stack], write, delta.retained_BHC[:, :, -1], rows_B)
 
     @staticmethod

@@ -9,7 +9,7 @@ Shapes: B rows, H heads, M memories stacked, C slots of the chunk, N queries, K 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,14 @@ class Weights:
         if self.fixed_w2_HMFK is None or self.fixed_w1_HMOF is None:
             return self.decaying_w2_BHMFK, self.decaying_w1_BHMOF
         return self.fixed_w2_HMFK + self.decaying_w2_BHMFK, self.fixed_w1_HMOF + self.decaying_w1_BHMOF
+
+    def given(self) -> Weights:
+        """The same weights, of which no gradient reaches what the session has written."""
+        return replace(
+            self,
+            decaying_w2_BHMFK=self.decaying_w2_BHMFK.detach(),
+            decaying_w1_BHMOF=self.decaying_w1_BHMOF.detach(),
+        )
 
 
 @dataclass(frozen=True)

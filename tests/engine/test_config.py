@@ -108,7 +108,6 @@ def test_what_a_shape_is_known_by_is_what_it_was_before_there_were_choices() -> 
         {"adaptive": ("key",)},
         {"momentum": True},
         {"largest_step": 2.0},
-        {"head_mixing": "none"},
         {"retention": False},
         {"levels": (LevelConfig(CMS_FAST, 8, period_tokens=64),)},
     ],

@@ -140,3 +140,32 @@ def test_step_sizes_never_exceed_their_share_of_retention(largest_step: float) -
     eta, forget = state["open.rates"][0, :, :5].unbind(-1)
     assert torch.equal(eta, largest_step * (1 - forget))
     assert float(forget.max()) == pytest.approx(1 - titans.config.retention_floor)
+
+
+def _gradients(num_tokens: int, num_counted: int, **changes: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """What a layer answers to some tokens, and the gradients of the last answers' sum."""
+    titans = _layer(**changes)
+    x = torch.randn(1, num_tokens, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    config = titans.config
+    pieces = cut(torch.zeros(1, dtype=torch.int64), None, num_tokens, config.chunk_memory, config.chunk_projections)
+    out, _ = titans(x, titans.initial_state(1), pieces, None)
+    out[:, -num_counted:].sum().backward()
+    return out.detach(), {name: p.grad for name, p in titans.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("write_rule", ["dgd-layers", "dgd", "gradient"])
+def test_a_first_order_write_computes_the_same_and_its_gradient_does_not_grow_with_the_text(write_rule: str) -> None:
+    def norm(gradients: dict[str, torch.Tensor]) -> float:
+        return float(torch.stack([gradient.norm() for gradient in gradients.values()]).norm())
+
+    first, full = (
+        {size: _gradients(size, 8, write_rule=write_rule, write_gradient=kind) for size in (8, 64, 512)}
+        for kind in ("first-order", "full")
+    )
+    for size in (8, 64, 512):
+        assert torch.equal(first[size][0], full[size][0])
+    # A chunk that stands at the beginning writes on what nobody has written.
+    assert all(torch.equal(gradient, full[8][1][name]) for name, gradient in first[8][1].items())
+    # Contributions add up; they do not multiply.
+    assert norm(first[512][1]) < 8 * norm(first[64][1])
+    assert norm(full[512][1]) > 1e4 * norm(first[512][1])
