@@ -45,7 +45,7 @@ CHOICES = {
     "write_rule": ("dgd-layers", "dgd", "gradient"),
     "objective": ("l2", "dot"),
     "head_mixing": ("silu", "linear", "none"),
-    "write_gradient": ("first-order", "full"),
+    "write_gradient": ("full", "first-order"),
     "read": ("token", "boundary"),
     "chain": ("sequential", "nested", "independent"),
     "mixer": (TITANS, ATTENTION),
@@ -115,10 +115,10 @@ class ModelConfig:
         head_mixing: what lies before each projecting memory, so that a head sees all of the width and not its own share
             alone (the paper's memories are as wide as the model): `silu`, a Linear and SiLU as in Titans; `linear`, one
             that begins as the identity, so that a model trained without goes on as it was; or `none`.
-        write_gradient: how training sees a write that depends on what earlier chunks wrote. `first-order` takes those
-            weights as given where keys, values and errors are made, and follows them where they decay and are read: a
-            product of decays. `full` follows them everywhere: over many chunks of an untrained memory, gradients grow
-            without bound. What a model computes is the same.
+        write_gradient: how training sees a write that depends on what earlier chunks wrote; it changes nothing of what
+            a model computes. `full` follows those weights everywhere: over a few chunks it learns to recall more, over
+            many of an untrained memory gradients grow without bound. `first-order` takes them as given where keys,
+            values and errors are made, and follows them where they decay and are read.
         momentum: carry a share of the writes of earlier chunks on to the next.
         retention: False never forgets (alpha = 1; Table 6 "w/o weight decay").
         read: `token` answers from the state after the token's own write, `boundary` from the chunk's start (eq. 90).
@@ -151,7 +151,7 @@ class ModelConfig:
     largest_step: float = 1.0
     adaptive: tuple[str, ...] = ADAPTIVE
     head_mixing: str = "silu"
-    write_gradient: str = "first-order"
+    write_gradient: str = "full"
     momentum: bool = False
     retention: bool = True
     read: str = "token"
