@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,12 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def _as_a_terminal_starts_it() -> None:
+    """In the child: the terminal is its own, and Ctrl-C counts, also where the tests run in the background."""
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A chat on a pseudo-terminal."""
 
@@ -75,7 +82,7 @@ class Terminal:
         command = [*COMMAND, "--url", url, "--temperature", "0", *flags]
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(home), start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+            preexec_fn=_as_a_terminal_starts_it,
         )  # fmt: skip
         os.close(theirs)
         self._seen = ""
