@@ -56,9 +56,10 @@ class Projections(nn.Module):
         self.static_rates = tuple(name for name in rates if name not in config.adaptive)
         for name in self.static_rates:
             self.add_module(name, nn.Linear(width, heads, bias=False))
-        # eta from 0.2 to 0.6 and a retention horizon from some 500 to 100,000 tokens, spread over the heads: training
-        # sees too few tokens in a row to learn the long ones.
-        self.eta_bias = nn.Parameter(torch.linspace(-1.5, 0.5, heads))
+        # Spread over the heads: a retention horizon from some 500 to 100,000 tokens, as training sees too few tokens in
+        # a row to learn the long ones, and an eta of 0.01 to 0.08 of the largest. Memories that begin with large steps
+        # answer to what they wrote themselves, over and over, and their gradient explodes with the text's length.
+        self.eta_bias = nn.Parameter(torch.linspace(-4.5, -2.5, heads))
         if config.retention:
             self.alpha_bias = nn.Parameter(torch.linspace(4.5, 10.0, heads))
 
