@@ -20,8 +20,9 @@ from engine.model.baselines.common import Baseline
 from engine.model.hope import Hope
 from engine.model.weights import TOKENIZER_FILE, WEIGHTS_FILE, load_checkpoint, load_contestant
 from engine.training import command
-from engine.training.command import DEFAULT_CURRICULUM, run_training
+from engine.training.command import run_training
 from engine.training.dialogue import Stage
+from engine.training.flags import DEFAULT_CURRICULUM
 from engine.training.run_state import STATE_FILE
 from engine.training.throughput import Setting, Speed, settings_of
 from tests.engine.training.samples import dialogue_tokenizer, log_of
@@ -229,6 +230,13 @@ def test_a_stage_that_cannot_be_is_said_before_anything_is_done(
     assert "--stage" in last
     assert stage in last
     assert "FIRST:TOKENS:ROWS:FACTS:TALK" in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_longer_memories_need_a_checkpoint_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, *SMALL, "--retain", "0,1", "--out", str(tmp_path / "run"))
+    assert status == 2
+    assert "--start" in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
