@@ -36,7 +36,6 @@ class Shape:
 
     Attributes:
         chunk: tokens between two updates of Hope's and Titans' memories.
-        write_gradient: as in `ModelConfig`, of Hope and Titans: `first-order` where texts have many chunks.
     """
 
     vocab_size: int
@@ -45,7 +44,6 @@ class Shape:
     num_heads: int = 2
     chunk: int = 32
     num_parameters: int | None = None
-    write_gradient: str = "full"
 
 
 def build(name: str, shape: Shape, **changes: Any) -> nn.Module:
@@ -96,7 +94,6 @@ def _config(shape: Shape, hidden: int) -> ModelConfig:
         projection_hidden=max(8, head // 2),
         chunk_memory=shape.chunk,
         chunk_projections=shape.chunk,
-        write_gradient=shape.write_gradient,
         levels=(
             LevelConfig(CMS_FAST, shape.width // 2, "session", 1.0),
             LevelConfig(CMS_MEDIUM, shape.width // 2, "session", 0.1),

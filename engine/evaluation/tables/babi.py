@@ -41,7 +41,7 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
         InvalidRequest: `--data` lacks the stories or bAbI's file.
     """
     task = Babi(given.data, given.lengths, given.rows)
-    shape = Shape(task.vocab_size, chunk=64, write_gradient="first-order")
+    shape = Shape(task.vocab_size, chunk=64)
     makers = [(name, partial(build_eager, name, shape)) for name in given.models]
     plan = FitPlan(given.steps or STEPS, given.rates or RATES, warmup=0.04)
     return run_study(Study(NAME, task, makers, plan, given.seeds), results)

@@ -32,8 +32,7 @@ fairy tales and read WikiText-2, which none was trained on, and dialogues and st
 text. Rows are read from an empty memory and are as long as training's; *wikitext stream* is the test with memory
 carried over longer streams. Special tokens are read and not guessed; a line's bytes are those of its text, its end
 and the space before it, and `<unk>` is five bytes as any others. *checkpoint*, where it is there, is a model that was
-trained elsewhere, with its own tokenizer: compare bits per byte. Hope and Titans learn from first-order writes
-(`write_gradient`): through eight chunks of an untrained memory and more, full gradients grow without bound."""
+trained elsewhere, with its own tokenizer: compare bits per byte."""
 PERCENT = False
 STEPS = 240
 RATES = (2e-3, 6e-3)
@@ -84,7 +83,7 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
     task = LanguageTask(given.data, Tokenizer.load(bundled_checkpoint() / TOKENIZER_FILE), sizes)
     task.name += f", width {given.width}, {given.layers} layers, {sizes.stream_tokens}/{sizes.wikitext_tokens}"
     heads = max(2, given.width // 64)
-    shape = Shape(task.vocab_size, given.width, given.layers, heads, write_gradient="first-order")
+    shape = Shape(task.vocab_size, given.width, given.layers, heads)
     makers = [(name, partial(build, name, shape)) for name in given.models if name]
     plan = FitPlan(given.steps or STEPS, tuple(given.rates or RATES))
     runs = run_study(Study(NAME, task, makers, plan, given.seeds, perplexities), results) if makers else []
