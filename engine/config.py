@@ -116,9 +116,9 @@ class ModelConfig:
             alone (the paper's memories are as wide as the model): `silu`, a Linear and SiLU as in Titans; `linear`, one
             that begins as the identity, so that a model trained without goes on as it was; or `none`.
         write_gradient: how training sees a write that depends on what earlier chunks wrote; it changes nothing of what
-            a model computes. `full` follows those weights everywhere: over a few chunks it learns to recall more, over
-            many of an untrained memory gradients grow without bound. `first-order` takes them as given where keys,
-            values and errors are made, and follows them where they decay and are read.
+            a model computes. `full` follows those weights everywhere; where memories take large steps, such gradients
+            grow with the text. `first-order` takes them as given where keys, values and errors are made, and follows
+            them where they decay and are read: gradients add up, and less is learned of recall.
         momentum: carry a share of the writes of earlier chunks on to the next.
         retention: False never forgets (alpha = 1; Table 6 "w/o weight decay").
         read: `token` answers from the state after the token's own write, `boundary` from the chunk's start (eq. 90).

@@ -9,9 +9,10 @@ import torch
 
 from engine.config import ADAPTIVE
 from engine.model.grid import cut
+from engine.model.hope import Hope
 from engine.model.self_modifying import SelfModifyingTitans
 from tests.engine.model.recurrence import PlainTitans, places
-from tests.tiny import distance, tiny_model
+from tests.tiny import distance, tiny_config, tiny_model
 
 TOLERANCE = 1e-9
 NUM_TOKENS = 43  # two chunks of the projections, five of the memory, and an open one of each
@@ -142,30 +143,43 @@ def test_step_sizes_never_exceed_their_share_of_retention(largest_step: float) -
     assert float(forget.max()) == pytest.approx(1 - titans.config.retention_floor)
 
 
-def _gradients(num_tokens: int, num_counted: int, **changes: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _gradients(
+    titans: SelfModifyingTitans, num_tokens: int, num_counted: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """What a layer answers to some tokens, and the gradients of the last answers' sum."""
-    titans = _layer(**changes)
+    titans.zero_grad()
     x = torch.randn(1, num_tokens, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     config = titans.config
     pieces = cut(torch.zeros(1, dtype=torch.int64), None, num_tokens, config.chunk_memory, config.chunk_projections)
     out, _ = titans(x, titans.initial_state(1), pieces, None)
     out[:, -num_counted:].sum().backward()
-    return out.detach(), {name: p.grad for name, p in titans.named_parameters() if p.grad is not None}
+    return out.detach(), {name: p.grad.clone() for name, p in titans.named_parameters() if p.grad is not None}
+
+
+def _norm(gradients: dict[str, torch.Tensor]) -> float:
+    return float(torch.stack([gradient.norm() for gradient in gradients.values()]).norm())
+
+
+@pytest.mark.parametrize("largest_step", [1.0, 2.0])
+@pytest.mark.parametrize("write_rule", ["dgd-layers", "dgd", "gradient"])
+def test_an_untrained_layers_gradient_does_not_grow_with_the_text(write_rule: str, largest_step: float) -> None:
+    torch.manual_seed(0)
+    titans = Hope(tiny_config(write_rule=write_rule, largest_step=largest_step)).double().blocks[0].titans
+    assert isinstance(titans, SelfModifyingTitans)
+    short, long = (_norm(_gradients(titans, size, 8)[1]) for size in (64, 512))
+    assert long < 4 * short
 
 
 @pytest.mark.parametrize("write_rule", ["dgd-layers", "dgd", "gradient"])
 def test_a_first_order_write_computes_the_same_and_its_gradient_does_not_grow_with_the_text(write_rule: str) -> None:
-    def norm(gradients: dict[str, torch.Tensor]) -> float:
-        return float(torch.stack([gradient.norm() for gradient in gradients.values()]).norm())
-
     first, full = (
-        {size: _gradients(size, 8, write_rule=write_rule, write_gradient=kind) for size in (8, 64, 512)}
-        for kind in ("first-order", "full")
+        {size: _gradients(layer, size, 8) for size in (8, 64, 512)}
+        for layer in (_layer(write_rule=write_rule, write_gradient=kind) for kind in ("first-order", "full"))
     )
     for size in (8, 64, 512):
         assert torch.equal(first[size][0], full[size][0])
     # A chunk that stands at the beginning writes on what nobody has written.
     assert all(torch.equal(gradient, full[8][1][name]) for name, gradient in first[8][1].items())
     # Contributions add up; they do not multiply.
-    assert norm(first[512][1]) < 8 * norm(first[64][1])
-    assert norm(full[512][1]) > 1e4 * norm(first[512][1])
+    assert _norm(first[512][1]) < 8 * _norm(first[64][1])
+    assert _norm(full[512][1]) > 1e4 * _norm(first[512][1])
