@@ -27,6 +27,7 @@ from engine.core import (
     TurnRequest,
     TurnToken,
     Usage,
+    VersionView,
 )
 from engine.errors import (
     CommitUnknown,
@@ -97,6 +98,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
     "Usage",
+    "VersionView",
     "run_bench",
     "run_evaluation",
     "run_training",

@@ -230,7 +230,8 @@ class StoreSettings:
         data_dir: folder of the embedded store's files.
         lease_ttl_s: seconds a session's lease lives without renewal.
         idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).
-        keep_versions: how many memory versions of a session are retained.
+        keep_versions: how many of a session's last memory versions are retained.
+        keep_days: of so many days, today among them, the last version each is retained too.
     """
 
     redis_url: str | None = None
@@ -238,6 +239,7 @@ class StoreSettings:
     lease_ttl_s: float = 15.0
     idempotency_ttl_s: int = 86_400
     keep_versions: int = 8
+    keep_days: int = 7
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,19 @@ class Session:
 
 
 @dataclass(frozen=True)
+class VersionView:
+    """A retained version of a session's memory as the wire shows it; `bytes` is what it takes in the store.
+
+    `turn_id` is the turn that made it; None where a consolidation did.
+    """
+
+    version: int
+    turn_id: str | None
+    created_at: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class LevelView:
     """One level as `GET …/memory` shows it; `bytes` is what it takes in the store."""
 

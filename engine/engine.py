@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator
 
 import torch
 
+from engine.archive import Archive
 from engine.config import EngineSettings, StoreSettings
 from engine.core import (
     Health,
@@ -25,6 +26,7 @@ from engine.core import (
     TurnCompleted,
     TurnEvent,
     TurnRequest,
+    VersionView,
 )
 from engine.errors import (
     DeadlineExceeded,
@@ -73,6 +75,7 @@ class Engine:
         self.model_name = "hope"
         self._embedded = embedded
         self._turns = Turns(model, tokenizer, store, settings, store_settings, observer)
+        self._archive = Archive(model, store, store_settings, self._turns.forget)
         self._open_turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -209,6 +212,41 @@ class Engine:
         session = await self.store.get(tenant, session_id)
         session, memory = await self._turns.bring_up(tenant, session)
         return await memory_view(self.store, tenant, session, memory, self.model)
+
+    async def versions(self, tenant: str, session_id: str) -> list[VersionView]:
+        """The versions of a session's memory that can be gone back to, newest first; and to 0, always."""
+        return await self._archive.versions(tenant, session_id)
+
+    async def rollback(self, tenant: str, session_id: str, version: int) -> Session:
+        """Makes a retained version the head again, under the next number, and undoes the turns and versions after it.
+
+        Raises:
+            NotFound: no such session, or the version is not retained.
+            Overloaded: a turn of the session does not end.
+        """
+        return await self._archive.rollback(tenant, session_id, version)
+
+    async def fork(self, tenant: str, session_id: str, version: int | None, new_id: str | None) -> Session:
+        """A second session with the memory and transcript of a version (by default the head) of a first.
+
+        Raises:
+            NotFound: no such session, or the version is not retained.
+            Conflict: the new id is taken.
+        """
+        return await self._archive.fork(tenant, session_id, version, new_id)
+
+    async def export_session(self, tenant: str, session_id: str) -> bytes:
+        """A session's head as a safetensors file, session and transcript in its header."""
+        return await self._archive.export(tenant, session_id)
+
+    async def import_session(self, tenant: str, file: bytes, session_id: str | None) -> Session:
+        """A new session from an exported one.
+
+        Raises:
+            InvalidRequest: the file is damaged.
+            Conflict: it is another model's, or the id is taken.
+        """
+        return await self._archive.take_in(tenant, file, session_id)
 
     async def health(self) -> Health:
         """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""

@@ -16,7 +16,7 @@ from server import errors
 from server.lifecycle import Lifecycle
 from server.middleware import BodyLimit, RequestContext
 from server.monitor import Monitor
-from server.routes import health, pages, sessions, stream, turns
+from server.routes import health, pages, past, sessions, stream, turns
 from server.service import Service
 
 if TYPE_CHECKING:
@@ -53,9 +53,13 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics) -> FastAPI:
         monitor=Monitor(engine, metrics),
     )
     errors.install(app)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.server.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.server.max_body_bytes,
+        larger={past.IMPORT_PATH: settings.server.max_import_bytes},
+    )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (sessions, turns, stream, pages, health):
+    for room in (sessions, past, turns, stream, pages, health):
         app.include_router(room.router)
     if settings.server.metrics_port is None:
         app.include_router(health.metrics_router)

@@ -20,6 +20,8 @@ from engine import TooLarge
 from server.errors import error_response
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from server.metrics import Metrics
@@ -87,30 +89,38 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuse a body over the limit before anything parses it, by its declared length or by counting."""
+    """Refuse a body over the limit before anything parses it, by its declared length or by counting.
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    `larger` holds the limits of paths that take more.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int]) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.max_body_bytes, self.larger = max_body_bytes, larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, limit = Headers(scope=scope), self.larger.get(scope["path"], self.max_body_bytes)
         declared = headers.get("content-length")
-        if (declared is not None and declared.isdecimal() and int(declared) <= self.max_body_bytes) or (
-            declared is None and "transfer-encoding" not in headers
-        ):
+        if declared is not None and declared.isdecimal():
+            if int(declared) <= limit:
+                await self.app(scope, receive, send)
+            else:
+                await _discard_some(receive)
+                await self._refuse(scope, receive, send, limit)
+        elif declared is None and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
+        elif scope["path"] in self.larger:
+            await self.app(scope, _counted(receive, limit), send)
         else:
-            await self._count(scope, receive, send)
+            await self._count(scope, receive, send, limit)
 
-    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._read(receive)
+    async def _count(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        body = await self._read(receive, limit)
         if body is None:
-            error = TooLarge(f"The body is over this server's limit of {self.max_body_bytes} bytes; send less.")
-            await error_response(error)(scope, receive, send)
+            await self._refuse(scope, receive, send, limit)
             return
         replayed = False
 
@@ -123,7 +133,10 @@ class BodyLimit:
 
         await self.app(scope, receive_body, send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        await error_response(_too_large(limit))(scope, receive, send)
+
+    async def _read(self, receive: Receive, limit: int) -> bytes | None:
         """The whole body, or None if there is too much of it."""
         kept = bytearray()
         more = True
@@ -131,12 +144,36 @@ class BodyLimit:
             message = await receive()
             kept += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(kept) > self.max_body_bytes:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_DISCARD_TIMEOUT_S):
-                        await _discard(receive, more)
+            if len(kept) > limit:
+                await _discard_some(receive, more)
                 return None
         return bytes(kept)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is over this server's limit of {limit} bytes; send less.")
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    """Bodies that may be large are read by their route, once it knows the caller: here they are only counted."""
+    num_bytes = 0
+
+    async def receive_counted() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > limit:
+            await _discard_some(receive, message.get("more_body", False))
+            raise _too_large(limit)
+        return message
+
+    return receive_counted
+
+
+async def _discard_some(receive: Receive, more: bool = True) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_TIMEOUT_S):
+            await _discard(receive, more)
 
 
 async def _discard(receive: Receive, more: bool) -> None:

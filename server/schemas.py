@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from engine import InvalidRequest, Session, Turn, TurnCompleted, TurnCreated, TurnEvent, TurnRequest
+from engine import InvalidRequest, Session, Turn, TurnCompleted, TurnCreated, TurnEvent, TurnRequest, VersionView
 
 SESSION_ID = r"^[A-Za-z0-9_\-]{1,64}$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
@@ -54,6 +54,19 @@ class SessionUpdate(_Body):
 
     metadata: _Metadata | None = None
     contribute: bool | None = None
+
+
+class SessionRollback(_Body):
+    """`POST /v1/sessions/{id}/rollback`."""
+
+    version: int = Field(ge=0, description="one that is retained, or 0: nothing read yet")
+
+
+class SessionFork(_Body):
+    """`POST /v1/sessions/{id}/fork`."""
+
+    version: int | None = Field(default=None, ge=0, description="one that is retained; the head by default")
+    id: Annotated[str, StringConstraints(pattern=SESSION_ID)] | None = None
 
 
 class TurnCreate(_Body):
@@ -130,6 +143,15 @@ class TurnList:
 
     data: list[Turn]
     has_more: bool
+    object: Literal["list"] = "list"
+
+
+@dataclass(frozen=True)
+class VersionList:
+    """Every retained version of a session's memory, newest first."""
+
+    data: list[VersionView]
+    has_more: Literal[False] = False
     object: Literal["list"] = "list"
 
 

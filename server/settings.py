@@ -30,6 +30,7 @@ class ServerSettings:
         api_keys: who may call; none means one tenant, `default`.
         metrics_port: port of its own for /metrics; None serves it beside the other routes.
         max_body_bytes: longest request body and websocket frame.
+        max_import_bytes: longest file of an import.
         outbox_events: events that may wait for a slow reader before it is cut off.
         send_timeout_s: seconds one write to a slow reader may take.
         worker: whether `hope serve` starts a worker of its own.
@@ -43,6 +44,7 @@ class ServerSettings:
     api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
     metrics_port: int | None = None
     max_body_bytes: int = 2**20
+    max_import_bytes: int = 2**26
     outbox_events: int = 1024
     send_timeout_s: float = 10.0
     worker: bool = True
@@ -151,6 +153,7 @@ OPTIONS = (
     Option("server", "api_keys", parse_keys, "key:tenant:role, separated by commas", secret=True),
     Option("server", "metrics_port", _optional(_PORT), "serve /metrics on a port of its own"),
     Option("server", "max_body_bytes", _whole(1024), "longest request body and websocket frame"),
+    Option("server", "max_import_bytes", _whole(1024), "longest file of an import"),
     Option("server", "outbox_events", _whole(1), "events that may wait for a slow reader"),
     Option("server", "send_timeout_s", _seconds, "seconds one write to a slow reader may take"),
     Option("server", "worker", _switch, "start a worker beside the server"),
@@ -173,6 +176,7 @@ OPTIONS = (
     Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),
     Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),
     Option("store", "keep_versions", _whole(1), "memory versions kept of each session"),
+    Option("store", "keep_days", _whole(0), "days of which the last version each is kept too"),
 )
 
 

@@ -51,6 +51,23 @@ def unpack_row(packed: Mapping[str, Tensor], model: Hope) -> Memory:
     return memory
 
 
+def fits(packed: Mapping[str, Tensor], model: Hope) -> bool:
+    """Whether these can be the tensors that `pack_row` made of a memory of this model; all their numbers are finite."""
+    whole = {name: value[0] for name, value in model.initial_memory(1).items()}
+    position = packed.get(POSITION, torch.zeros((), dtype=torch.int64))
+    if position.shape or position.dtype != torch.int64 or int(position) < 0:
+        return False
+    filled = int(position) % model.config.chunk_projections
+    for name, value in packed.items():
+        if name not in whole:
+            return False
+        expected = whole[name][:, :filled] if OPEN_CHUNK in name else whole[name]
+        dtype = torch.bfloat16 if expected.is_floating_point() else expected.dtype
+        if (value.shape, value.dtype) != (expected.shape, dtype) or not bool(torch.isfinite(value).all()):
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class LevelState:
     """One level of a memory in numbers. `norm` is the Frobenius norm of what was learned, `drift` that over the

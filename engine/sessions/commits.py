@@ -6,17 +6,15 @@ Whatever is interrupted before that script leaves the session as it was. Knows n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.config import StoreSettings
 from engine.core import Session
 from engine.errors import CommitUnknown, Conflict, StoreUnavailable
-from engine.sessions.connection import RETRY_AFTER_S, Connection, Unreachable, Value, script_command
+from engine.sessions.connection import RETRY_AFTER_S, Connection, Unreachable, Value
 from engine.sessions.keys import SessionKeys
 from engine.sessions.leases import lease_lost
 from engine.sessions.records import (
@@ -26,19 +24,12 @@ from engine.sessions.records import (
     Version,
     now_iso,
     read_head,
-    read_versions,
     write_session,
     write_turn,
     write_version,
 )
-
-# One large value holds up every other client while it is written; small ones let them in between.
-_WHOLE_BYTES = 512 * 1024
-_CHUNK_BYTES = 256 * 1024
-
-# How long an uncommitted memory stays; far beyond any lease that could still commit it.
-_STAGED_TTL_S = 60.0
-_STAGED_LEASES = 4
+from engine.sessions.retention import Retention
+from engine.sessions.staging import Found, Staged, Staging
 
 # How long a commit without an answer is asked about before its outcome is called unknown.
 _VERIFY_S = 5.0
@@ -50,65 +41,46 @@ class Committer:
 
     Args:
         connection: to the store.
+        staging: lays memories down.
         settings: how many versions are kept, and how long the rest.
     """
 
-    def __init__(self, connection: Connection, settings: StoreSettings) -> None:
-        self._connection = connection
-        self._keep_versions = max(1, settings.keep_versions)
+    def __init__(self, connection: Connection, staging: Staging, settings: StoreSettings) -> None:
+        self._connection, self._staging = connection, staging
+        self._retention = Retention(settings.keep_versions, settings.keep_days)
         self._idempotency_ttl_ms = settings.idempotency_ttl_s * 1000
-        self._staged_ttl_ms = round(max(_STAGED_TTL_S, _STAGED_LEASES * settings.lease_ttl_s) * 1000)
 
     async def commit(self, lease: Lease, expected_version: int, commit: Commit) -> Session:
         """Moves the session to `expected_version + 1`. See `SessionStore.commit`."""
         keys = SessionKeys(lease.tenant, lease.session_id)
-        # A mark of its own for every attempt: a repeat must not touch chunks that are already committed.
-        mark = f"{expected_version + 1}.{secrets.token_hex(8)}"
-        chunks = keys.chunks(mark, len(_split(commit.memory)))
-        found = await self._stage(keys, lease, mark, chunks, commit)
+        staged, found = await self._staging.lay_down(keys, lease, expected_version + 1, commit.memory)
         known = found.versions.get(expected_version + 1)
         if known is not None and known.commit_id == commit.commit_id and found.head is not None:
-            await self._unstage(keys, mark, chunks)
+            await self._staging.take_up(keys, staged)
             return found.head.session
         if not found.holds_lease or found.head is None:
-            await self._unstage(keys, mark, chunks)
+            await self._staging.take_up(keys, staged)
             raise lease_lost()
         if found.head.session.version != expected_version:
-            await self._unstage(keys, mark, chunks)
+            await self._staging.take_up(keys, staged)
             raise _moved(expected_version)
         after = _after(found.head, expected_version, commit)
-        version = _version(after, commit, mark, len(chunks))
+        turn_id = commit.turn.id if commit.turn else commit.back_to.turn_id if commit.back_to else None
+        version = version_of(after, commit.commit_id, turn_id, staged, commit.levels)
         outcome = await self._move(*self._command(keys, lease, commit, found, after, version))
         if outcome == b"OK":
             return after.session
-        await self._unstage(keys, mark, chunks)
+        await self._staging.take_up(keys, staged)
         return await self._refused(outcome, keys, expected_version)
 
-    async def _stage(self, keys: SessionKeys, lease: Lease, mark: str, chunks: list[str], commit: Commit) -> _Found:
-        """Lays the chunks down and looks at the session, in one round trip. Nothing is visible yet."""
-        pieces = _split(commit.memory)
-        announce: list[Value] = [lease.owner, lease.fence, mark, len(chunks), self._staged_ttl_ms]
-        session = [keys.head, keys.lease, keys.staged]
-        commands: list[list[Value]] = [script_command("stage", session, announce)]
-        for chunk, piece in zip(chunks, pieces, strict=True):
-            commands.append(["SET", chunk, piece, "PX", self._staged_ttl_ms])
-        commands += [["HGETALL", keys.head], ["HGETALL", keys.versions], ["HGETALL", keys.staged]]
-        replies = await self._connection.batch(commands)
-        head, versions, staged = replies[-3:]
-        others = {name.decode(): int(count) for name, count in staged.items() if name.decode() != mark}
-        return _Found(
-            holds_lease=replies[0] == b"OK",
-            head=read_head(head) if head else None,
-            versions=read_versions(versions),
-            abandoned=others,
-        )
-
     def _command(
-        self, keys: SessionKeys, lease: Lease, commit: Commit, found: _Found, after: Head, version: Version
+        self, keys: SessionKeys, lease: Lease, commit: Commit, found: Found, after: Head, version: Version
     ) -> tuple[list[str], list[Value]]:
         """Keys and arguments of `commit.lua`, in the order written there."""
-        kept = sorted(found.versions)
-        forgotten = [found.versions[number] for number in kept[: max(0, len(kept) + 1 - self._keep_versions)]]
+        back_to = commit.back_to
+        undone = [old for old in found.versions.values() if back_to is not None and old.version > back_to.version]
+        standing = [old for old in found.versions.values() if old not in undone]
+        forgotten = [*undone, *self._retention.forgotten([*standing, version], version.created_at)]
         unwanted = {old.mark: old.num_chunks for old in forgotten} | found.abandoned
         key_names = [*keys.fixed, *keys.chunks(version.mark, version.num_chunks)]
         for mark, num_chunks in unwanted.items():
@@ -130,6 +102,7 @@ class Committer:
             *(write_version(version), version.num_chunks),
             *turn_args,
             *used,
+            "" if back_to is None else back_to.num_turns,
             *(len(forgotten), len(marks)),
             *(old.version for old in forgotten),
             *marks,
@@ -173,41 +146,26 @@ class Committer:
             )
         raise lease_lost()
 
-    async def _unstage(self, keys: SessionKeys, mark: str, chunks: list[str]) -> None:
-        # A courtesy: if the store is gone just now, the chunks expire by themselves.
-        with contextlib.suppress(StoreUnavailable):
-            await self._connection.run("unstage", [keys.versions, keys.staged, *chunks], [mark])
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The session while the chunks were laid down; `abandoned` are the marks of writers that gave up."""
-
-    holds_lease: bool
-    head: Head | None
-    versions: dict[int, Version]
-    abandoned: dict[str, int]
-
 
 def digest_key(idempotency_key: str) -> str:
     """The form in which an idempotency key is stored: short, whatever the caller chose."""
     return hashlib.sha256(idempotency_key.encode()).hexdigest()
 
 
-def digest_memory(memory: bytes) -> str:
-    """The digest that ties a version to its bytes."""
-    return hashlib.sha256(memory).hexdigest()
-
-
-def _split(memory: bytes) -> list[bytes]:
-    if len(memory) <= _WHOLE_BYTES:
-        return [memory]
-    return [memory[start : start + _CHUNK_BYTES] for start in range(0, len(memory), _CHUNK_BYTES)]
-
-
 def _after(head: Head, expected_version: int, commit: Commit) -> Head:
     """The head once the commit has happened."""
-    turn, before = commit.turn, head.session
+    turn, before, back_to = commit.turn, head.session, commit.back_to
+    if back_to is not None:
+        session = replace(
+            before,
+            updated_at=now_iso(),
+            version=expected_version + 1,
+            generation=back_to.generation,
+            num_turns=back_to.num_turns,
+            num_tokens=back_to.num_tokens,
+            memory_bytes=len(commit.memory),
+        )
+        return Head(session, back_to.num_consolidated_turns)
     generation = commit.generation
     if generation is None:
         generation = before.generation if turn is None else turn.memory.generation
@@ -226,18 +184,19 @@ def _after(head: Head, expected_version: int, commit: Commit) -> Head:
     return Head(session, consolidated)
 
 
-def _version(after: Head, commit: Commit, mark: str, num_chunks: int) -> Version:
+def version_of(after: Head, commit_id: str, turn_id: str | None, staged: Staged, levels: tuple[str, ...]) -> Version:
+    """The record of a session's newest version."""
     session = after.session
     return Version(
         version=session.version,
-        commit_id=commit.commit_id,
-        turn_id=commit.turn.id if commit.turn is not None else None,
+        commit_id=commit_id,
+        turn_id=turn_id,
         created_at=session.updated_at,
-        size_bytes=len(commit.memory),
-        mark=mark,
-        num_chunks=num_chunks,
-        digest=digest_memory(commit.memory),
-        levels=commit.levels,
+        size_bytes=session.memory_bytes,
+        mark=staged.mark,
+        num_chunks=len(staged.chunks),
+        digest=staged.digest,
+        levels=levels,
         generation=session.generation,
         num_turns=session.num_turns,
         num_tokens=session.num_tokens,

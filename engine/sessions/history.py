@@ -9,10 +9,11 @@ import json
 
 from engine.core import Turn
 from engine.errors import Conflict, CorruptMemory, NotFound
-from engine.sessions.commits import digest_key, digest_memory
+from engine.sessions.commits import digest_key
 from engine.sessions.connection import Connection, Value
 from engine.sessions.keys import SessionKeys
 from engine.sessions.records import Version, read_turn, read_versions
+from engine.sessions.staging import digest_memory
 
 # A reader that keeps losing its version to pruning looks again this often before it is called damage.
 _LOAD_ATTEMPTS = 10
@@ -33,19 +34,22 @@ class History:
         _, versions = await self._versions(SessionKeys(tenant, session_id))
         return list(reversed(versions.values()))
 
-    async def load_memory(self, tenant: str, session_id: str, version: int | None) -> tuple[int, bytes | None]:
-        """The bytes of a version. See `SessionStore.load_memory`."""
+    async def load(self, tenant: str, session_id: str, version: int | None) -> tuple[Version | None, bytes | None]:
+        """A version's record and its bytes; None and None for version 0. See `SessionStore.load_memory`."""
         keys = SessionKeys(tenant, session_id)
         for _ in range(_LOAD_ATTEMPTS):
             head_version, versions = await self._versions(keys)
             wanted = head_version if version is None else version
             if wanted == 0:
-                return 0, None
+                return None, None
             record = versions.get(wanted)
             if record is None:
                 if version is None:
                     continue  # a commit came between the two looks and pruned it
-                raise NotFound(f"version {wanted} of this session is not retained", param="version")
+                raise NotFound(
+                    f"version {wanted} of this session is not retained: GET its versions for those that are",
+                    param="version",
+                )
             chunks = await self._connection.batch(
                 [["GET", chunk] for chunk in keys.chunks(record.mark, record.num_chunks)]
             )
@@ -54,7 +58,7 @@ class History:
                 memory = b"".join(chunks)
                 if digest_memory(memory) != record.digest:
                     raise CorruptMemory("the stored memory is not what was committed; roll back to another")
-                return wanted, memory
+                return record, memory
         raise CorruptMemory("parts of the stored memory are missing; roll back to an earlier version")
 
     async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:

@@ -86,6 +86,14 @@ class SessionKeys:
         """Strings: the pieces of one memory, never changed once written."""
         return [self._key(f"memory:{mark}:{index}") for index in range(num_chunks)]
 
+    def arriving_turns(self, mark: str) -> str:
+        """Hash with a time to live: as `turns`, of a session that is not made yet."""
+        return self._key(f"arriving:{mark}:turns")
+
+    def arriving_order(self, mark: str) -> str:
+        """Zset with a time to live: as `turn_order`, of a session that is not made yet."""
+        return self._key(f"arriving:{mark}:turn_order")
+
     def _key(self, part: str) -> str:
         return f"{_PREFIX}{{{session_name(self.tenant, self.session_id)}}}:{part}"
 

@@ -54,6 +54,7 @@ class Commit:
         request_digest: of the request's body; the key with another digest is a conflict.
         commit_id: unlike that of any other commit; the same again is recognised and not repeated.
         generation: the session moves to this one; by default the turn's, else it stays.
+        back_to: `memory` is this earlier version's: what came after it, turns and versions, is undone.
     """
 
     memory: bytes
@@ -65,6 +66,7 @@ class Commit:
     commit_id: str
     num_consolidated_turns: int | None = None
     generation: int | None = None
+    back_to: Version | None = None
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,7 @@ def unpack(blob: bytes, *, fingerprint: str) -> dict[str, Tensor]:
     Raises:
         CorruptMemory: the bytes are damaged, of another format, or of another model.
     """
-    metadata = _metadata(blob)
-    if metadata.get("format") != FORMAT:
-        raise CorruptMemory(f"the stored memory is not of format {FORMAT}: use the release that wrote it")
-    if _checksum(blob, metadata.get("checksum", "")) != metadata.get("checksum"):
-        raise CorruptMemory("the stored memory is damaged (its checksum differs); roll back to another")
+    metadata = read_metadata(blob)
     if metadata.get("fingerprint") != fingerprint:
         raise CorruptMemory("the stored memory is of another model: serve that one, or start a new session")
     try:
@@ -72,6 +68,38 @@ def unpack(blob: bytes, *, fingerprint: str) -> dict[str, Tensor]:
     for name, (dtype, shape) in json.loads(metadata["zeros"]).items():
         tensors[name] = torch.zeros(shape, dtype=getattr(torch, dtype))
     return tensors
+
+
+def annotate(blob: bytes, notes: Mapping[str, str]) -> bytes:
+    """The same memory with `notes` in its header, in place of those it had; without any, as `pack` made it.
+
+    Raises:
+        CorruptMemory: the bytes are damaged or of another format.
+    """
+    metadata = read_metadata(blob)
+    own = {name: metadata[name] for name in ("format", "fingerprint", "zeros")}
+    # The checksum first: nothing in a note may be taken for its place.
+    changed = {"checksum": _NO_CHECKSUM, **own, **notes}
+    header = json.loads(_header(blob)) | {"__metadata__": changed}
+    ordered = {"__metadata__": header.pop("__metadata__"), **header}
+    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    whole = len(text).to_bytes(_LENGTH_BYTES, "little") + text + blob[_LENGTH_BYTES + len(_header(blob)) :]
+    return whole.replace(_NO_CHECKSUM.encode(), _checksum(whole, _NO_CHECKSUM).encode(), 1)
+
+
+def read_metadata(blob: bytes) -> dict[str, str]:
+    """What stands beside the tensors: `format`, `fingerprint`, `zeros`, `checksum` and notes.
+
+    Raises:
+        CorruptMemory: the bytes are damaged or of another format.
+    """
+    metadata = _metadata(blob)
+    if metadata.get("format") != FORMAT:
+        raise CorruptMemory(f"the stored memory is not of format {FORMAT}: use the release that wrote it")
+    if _checksum(blob, metadata.get("checksum", "")) != metadata.get("checksum"):
+        raise CorruptMemory("the stored memory is damaged (its checksum differs); roll back to another")
+    return metadata
 
 
 def _is_zero(tensor: Tensor) -> bool:

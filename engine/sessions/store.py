@@ -8,10 +8,12 @@ from __future__ import annotations
 import builtins
 import json
 import secrets
+from collections.abc import Sequence
 
 from engine.config import StoreSettings
 from engine.core import Session, Turn
 from engine.errors import Conflict, NotFound, StoreUnavailable
+from engine.sessions.adoption import Adopter
 from engine.sessions.commits import Committer
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
 from engine.sessions.history import History
@@ -29,6 +31,7 @@ from engine.sessions.records import (
     read_versions,
     write_session,
 )
+from engine.sessions.staging import Staging
 
 _DELETE_ATTEMPTS = 10
 
@@ -46,7 +49,9 @@ class SessionStore:
     def __init__(self, connection: Connection, settings: StoreSettings) -> None:
         self._connection = connection
         self._leases = Leases(connection, settings.lease_ttl_s)
-        self._committer = Committer(connection, settings)
+        staging = Staging(connection, settings.lease_ttl_s)
+        self._committer = Committer(connection, staging, settings)
+        self._adopter = Adopter(connection, staging)
         self._history = History(connection)
         self._queue = ConsolidationQueue(connection)
 
@@ -74,7 +79,34 @@ class SessionStore:
         # here is mended by its repeat, although that one is a conflict.
         await self._connection.batch([["ZADD", session_index(tenant), 0, session.id]])
         if outcome != b"OK":
-            raise Conflict(f"there is already a session '{session.id}'", param="id")
+            raise _taken(session.id)
+
+    async def adopt(
+        self,
+        tenant: str,
+        head: Head,
+        memory: bytes | None,
+        levels: tuple[str, ...],
+        turns: Sequence[Turn],
+    ) -> Session:
+        """Makes a session that begins with a past.
+
+        Args:
+            tenant: whose.
+            head: the session as it is to be.
+            memory: of its version; None for version 0.
+            levels: names of the levels that the memory holds.
+            turns: the whole transcript, in order.
+
+        Raises:
+            Conflict: its id is taken; nothing was made.
+        """
+        made = await self._adopter.adopt(tenant, head, memory, levels, turns)
+        # As in `create`.
+        await self._connection.batch([["ZADD", session_index(tenant), 0, head.session.id]])
+        if not made:
+            raise _taken(head.session.id)
+        return head.session
 
     async def get(self, tenant: str, session_id: str) -> Session:
         """A session, or NotFound."""
@@ -183,7 +215,14 @@ class SessionStore:
             NotFound: no such session, or the version is not retained.
             CorruptMemory: its bytes are not those that were committed.
         """
-        return await self._history.load_memory(tenant, session_id, version)
+        record, memory = await self._history.load(tenant, session_id, version)
+        return (0, None) if record is None else (record.version, memory)
+
+    async def load_version(
+        self, tenant: str, session_id: str, version: int | None = None
+    ) -> tuple[Version | None, bytes | None]:
+        """As `load_memory`, with the version's record in place of its number; None and None for version 0."""
+        return await self._history.load(tenant, session_id, version)
 
     async def versions(self, tenant: str, session_id: str) -> builtins.list[Version]:
         """Retained versions, newest first."""
@@ -235,6 +274,10 @@ class SessionStore:
     async def finish_consolidation(self, work: Work) -> None:
         """Ends a claim. A session that was put in line meanwhile stays there."""
         await self._queue.finish(work)
+
+
+def _taken(session_id: str) -> Conflict:
+    return Conflict(f"there is already a session '{session_id}'", param="id")
 
 
 def _not_found(session_id: str) -> NotFound:

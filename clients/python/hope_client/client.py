@@ -73,6 +73,31 @@ class HopeClient:
         """Erase a session and everything that belongs to it."""
         self._call("DELETE", f"/v1/sessions/{session_id}")
 
+    def versions(self, session_id: str) -> list[dict[str, Any]]:
+        """The versions of the session's memory that can be gone back to, newest first."""
+        found: list[dict[str, Any]] = self._call("GET", f"/v1/sessions/{session_id}/versions")["data"]
+        return found
+
+    def rollback(self, session_id: str, version: int) -> dict[str, Any]:
+        """Go back to a version (0: nothing read yet); what came after it is undone. Returns the session."""
+        return self._call("POST", f"/v1/sessions/{session_id}/rollback", {"version": version})
+
+    def fork(self, session_id: str, *, version: int | None = None, new_id: str | None = None) -> dict[str, Any]:
+        """Begin a second session with the memory and transcript of this one, by default as they are now."""
+        return self._call("POST", f"/v1/sessions/{session_id}/fork", {"version": version, "id": new_id})
+
+    def export_session(self, session_id: str) -> bytes:
+        """The whole session as a safetensors file."""
+        response = self._request("GET", f"/v1/sessions/{session_id}/export")
+        if not response.is_success:
+            self._answer(response)
+        return bytes(response.content)
+
+    def import_session(self, file: bytes, session_id: str | None = None) -> dict[str, Any]:
+        """Begin a session from what `export_session` returned."""
+        params = {"id": session_id} if session_id else {}
+        return self._answer(self._request("POST", "/v1/sessions/import", params=params, content=file))
+
     @contextmanager
     def open(self, session_id: str) -> Iterator[Conversation]:
         """A conversation over a websocket, closed at the end of the block.
@@ -96,10 +121,15 @@ class HopeClient:
             yield Conversation(socket)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return self._answer(self._request(method, path, json=body))
+
+    def _request(self, method: str, path: str, **sent: Any) -> httpx2.Response:
         try:
-            response = self._http.request(method, path, json=body)
+            return self._http.request(method, path, **sent)
         except httpx2.TransportError as error:
             raise HopeRequestError(f"No server answers at {self._url}: {error}", "unreachable") from error
+
+    def _answer(self, response: httpx2.Response) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = response.json()
             if response.is_success:

@@ -5,8 +5,8 @@
 -- ARGV  1 owner, 2 fence, 3 expected version, 4 new version, 5 commit id, 6 JSON of the new version,
 --       7 number of its chunks, 8 turn id ('' for none), 9 its index, 10 its JSON,
 --       11 idempotency key's digest ('' for none), 12 its JSON, 13 its time to live in ms,
---       14 number of versions to forget, 15 number of marks to forget, then those versions, then those marks,
---       then the head's new fields and values.
+--       14 index of the first turn to undo ('' for none), 15 number of versions to forget, 16 number of marks to
+--       forget, then those versions, then those marks, then the head's new fields and values.
 local head, versions, turns, turn_order = KEYS[1], KEYS[3], KEYS[4], KEYS[5]
 local idempotency, idempotency_expiry, staged = KEYS[6], KEYS[7], KEYS[8]
 local num_chunks = tonumber(ARGV[7])
@@ -37,8 +37,8 @@ for i = 9, 8 + num_chunks do
 end
 
 -- The head first: a store that is full or read-only refuses this write, and with it all the others.
-local num_versions, num_marks = tonumber(ARGV[14]), tonumber(ARGV[15])
-redis.call('HSET', head, unpack(ARGV, 16 + num_versions + num_marks))
+local num_versions, num_marks = tonumber(ARGV[15]), tonumber(ARGV[16])
+redis.call('HSET', head, unpack(ARGV, 17 + num_versions + num_marks))
 for i = 9, 8 + num_chunks do
   redis.call('PERSIST', KEYS[i])
 end
@@ -48,11 +48,28 @@ if ARGV[8] ~= '' then
   redis.call('ZADD', turn_order, ARGV[9], ARGV[8])
 end
 
+-- What is undone: turns, and the records of their keys, so that such a key may be used again.
+if ARGV[14] ~= '' then
+  local undone = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', turn_order, ARGV[14], '+inf')) do
+    undone[id] = true
+    redis.call('HDEL', turns, id)
+  end
+  redis.call('ZREMRANGEBYSCORE', turn_order, ARGV[14], '+inf')
+  local used = redis.call('HGETALL', idempotency)
+  for i = 1, #used, 2 do
+    if undone[cjson.decode(used[i + 1]).turn_id] then
+      redis.call('HDEL', idempotency, used[i])
+      redis.call('ZREM', idempotency_expiry, used[i])
+    end
+  end
+end
+
 -- What nobody needs any more.
-for i = 16, 15 + num_versions do
+for i = 17, 16 + num_versions do
   redis.call('HDEL', versions, ARGV[i])
 end
-for i = 16 + num_versions, 15 + num_versions + num_marks do
+for i = 17 + num_versions, 16 + num_versions + num_marks do
   redis.call('HDEL', staged, ARGV[i])
 end
 for i = 9 + num_chunks, #KEYS do

@@ -43,6 +43,23 @@ def test_cancel_ends_the_turn_without_a_trace(client: HopeClient, session_id: st
     assert client.session(session_id)["version"] == 0
 
 
+def test_a_session_goes_back_is_forked_and_carried_elsewhere(client: HopeClient, session_id: str) -> None:
+    with client.open(session_id) as conversation:
+        for message in ("hello", "again"):
+            list(conversation.turn(message, max_tokens=3, temperature=0))
+    assert [one["version"] for one in client.versions(session_id)] == [2, 1]
+    other, file = f"{session_id}-2", client.export_session(session_id)
+    assert client.fork(session_id, version=1, new_id=other)["num_turns"] == 1
+    assert client.rollback(session_id, 1)["version"] == 3
+    copy = client.import_session(file)["id"]
+    assert client.session(copy)["version"] == 2
+    assert client.import_session(file, f"{session_id}-3")["id"] == f"{session_id}-3"
+    for call in (lambda: client.rollback(session_id, 99), lambda: client.export_session("nobody")):
+        with pytest.raises(HopeRequestError) as refused:
+            call()
+        assert refused.value.code == "not_found"
+
+
 def test_refused_turn_raises_and_the_conversation_goes_on(client: HopeClient, session_id: str) -> None:
     with client.open(session_id) as conversation:
         with pytest.raises(HopeRequestError, match="temperature") as refused:

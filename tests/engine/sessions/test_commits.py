@@ -215,3 +215,55 @@ async def test_law_10_an_old_fence_cannot_commit(store: SessionStore, client: Re
     await store.release(new)
     assert (await store.commit(again, 0, make_commit(b"new", make_turn(0)))).version == 1
     assert await store.load_memory(TENANT, SESSION) == (1, b"new")
+
+
+async def go_back(store: SessionStore, version: int, memory: bytes) -> None:
+    async with held(store) as lease:
+        head = await store.get(TENANT, SESSION)
+        record, stored = await store.load_version(TENANT, SESSION, version)
+        assert record is not None
+        assert stored == memory
+        commit = replace(make_commit(memory, None), num_tokens=0, levels=record.levels, back_to=record)
+        await store.commit(lease, head.version, commit)
+
+
+async def test_going_back_undoes_turns_and_versions_and_nothing_else(
+    store: SessionStore, client: Redis, session: SessionKeys
+) -> None:
+    for index in range(3):
+        await commit_turn(store, index, LARGE[: 600_000 + index], key=f"key-{index}")
+    before = await store.head(TENANT, SESSION)
+    await go_back(store, 2, LARGE[:600_001])
+    head = await store.head(TENANT, SESSION)
+    assert (head.session.version, head.session.num_turns, head.session.num_tokens) == (4, 2, 20)
+    assert (head.session.metadata, head.session.created_at) == (before.session.metadata, before.session.created_at)
+    assert await store.load_memory(TENANT, SESSION) == (4, LARGE[:600_001])
+    assert [(one.version, one.turn_id) for one in await store.versions(TENANT, SESSION)] == [
+        (4, "turn-1"), (2, "turn-1"), (1, "turn-0"),
+    ]  # fmt: skip
+    assert [turn.id for turn in (await store.turns(TENANT, SESSION, 10, None))[0]] == ["turn-0", "turn-1"]
+    chunks = sum(one.num_chunks for one in await store.versions(TENANT, SESSION))
+    assert len(await keys_like(client, "*:memory:*")) == chunks, "no undone memory is left"
+    # The key of an undone turn may be used again; the others still say what they were used for.
+    assert await store.stored_turn(TENANT, SESSION, "key-2", "body") is None
+    assert await store.stored_turn(TENANT, SESSION, "key-1", "body") is not None
+    await commit_turn_at(store, 4, 2, key="key-2")
+    assert [turn.index for turn in (await store.turns(TENANT, SESSION, 10, None))[0]] == [0, 1, 2]
+
+
+async def commit_turn_at(store: SessionStore, version: int, index: int, key: str) -> None:
+    async with held(store) as lease:
+        await store.commit(lease, version, make_commit(b"again", make_turn(index), key=key))
+
+
+async def test_a_version_that_was_gone_back_to_outlives_the_first_one_of_its_memory(
+    store: SessionStore, client: Redis, session: SessionKeys
+) -> None:
+    for index in range(2):
+        await commit_turn(store, index, bytes([index]) * 100)
+    await go_back(store, 1, bytes(100))
+    for index in range(1, 4):
+        await commit_turn_at(store, index + 2, index, key=f"key-{index}")
+    assert [one.version for one in await store.versions(TENANT, SESSION)] == [6, 5, 4]
+    await store.delete(TENANT, SESSION)
+    assert await keys_like(client, "*") == []

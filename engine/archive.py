@@ -1,0 +1,147 @@
+"""A session's past: its retained versions, back to one of them, a second session from one, and out into a file and in.
+
+Memories pass through unread, bit for bit, but for what comes from outside. Knows no turn in progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from engine.config import StoreSettings
+from engine.core import Session, Turn, VersionView
+from engine.errors import Conflict, CorruptMemory, InvalidRequest, StoreUnavailable
+from engine.model.hope import Hope
+from engine.model.portable import fits, level_of, pack_row
+from engine.model.weights import fingerprint
+from engine.sessions.keeping import kept
+from engine.sessions.records import Commit, Head, Version, now_iso
+from engine.sessions.snapshot import pack, unpack
+from engine.sessions.store import SessionStore
+from engine.sessions.transfer import Export, read_export, write_export
+
+# How long an undo waits for the turn that runs.
+WAIT_S = 30.0
+TURNS_AT_ONCE = 500
+
+
+class Archive:
+    """Looks into a session's past and goes back to it.
+
+    Args:
+        model: whose memories these are.
+        store: holds them.
+        settings: of the store.
+        forget: drops a session's memory from this process's cache.
+    """
+
+    def __init__(
+        self, model: Hope, store: SessionStore, settings: StoreSettings, forget: Callable[[str, str], None]
+    ) -> None:
+        self._model, self._store, self._settings, self._forget = model, store, settings, forget
+        self._fingerprint = fingerprint(model)
+
+    async def versions(self, tenant: str, session_id: str) -> list[VersionView]:
+        """See `Engine.versions`."""
+        found = await self._store.versions(tenant, session_id)
+        return [VersionView(one.version, one.turn_id, one.created_at, one.size_bytes) for one in found]
+
+    async def rollback(self, tenant: str, session_id: str, version: int) -> Session:
+        """See `Engine.rollback`."""
+        lease = await self._store.acquire(tenant, session_id, secrets.token_hex(8), WAIT_S)
+        try:
+            async with kept(self._store, lease, self._settings.lease_ttl_s):
+                session = await self._store.get(tenant, session_id)
+                if session.version == version:
+                    return session
+                record, memory = await self._store.load_version(tenant, session_id, version)
+                back_to = record or _nothing(session)
+                blob = self._blank() if memory is None else memory
+                commit = Commit(blob, back_to.levels, None, 0, None, "", secrets.token_hex(8), back_to=back_to)
+                return await self._store.commit(lease, session.version, commit)
+        finally:
+            self._forget(tenant, session_id)
+            # One that cannot be given back runs out by itself.
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.release(lease)
+
+    async def fork(self, tenant: str, session_id: str, version: int | None, new_id: str | None) -> Session:
+        """See `Engine.fork`."""
+        head, then, memory, turns = await self._at(tenant, session_id, version)
+        session = _begun(_as_it_was(head.session, then), new_id)
+        own = [replace(turn, session_id=session.id) for turn in turns]
+        return await self._store.adopt(tenant, Head(session, then.num_consolidated_turns), memory, then.levels, own)
+
+    async def export(self, tenant: str, session_id: str) -> bytes:
+        """See `Engine.export_session`."""
+        head, then, memory, turns = await self._at(tenant, session_id, None)
+        blob = self._blank() if memory is None else memory
+        export = Export(_as_it_was(head.session, then), turns, then.num_consolidated_turns, blob)
+        return await asyncio.to_thread(write_export, export)
+
+    async def take_in(self, tenant: str, file: bytes, session_id: str | None) -> Session:
+        """See `Engine.import_session`."""
+        export = await asyncio.to_thread(read_export, file, self._fingerprint)
+        levels = await asyncio.to_thread(self._levels_of, export.memory)
+        old = export.session
+        session = _begun(replace(old, memory_bytes=len(export.memory) if old.version else 0, generation=0), session_id)
+        turns = [replace(turn, session_id=session.id) for turn in export.turns]
+        head = Head(session, export.num_consolidated_turns)
+        return await self._store.adopt(tenant, head, export.memory if old.version else None, levels, turns)
+
+    async def _at(
+        self, tenant: str, session_id: str, version: int | None
+    ) -> tuple[Head, Version, bytes | None, list[Turn]]:
+        """A session's head; its state at a version (by default the head), the memory and the turns until then."""
+        head = await self._store.head(tenant, session_id)
+        record, memory = await self._store.load_version(tenant, session_id, version)
+        then = record or _nothing(head.session)
+        turns: list[Turn] = []
+        while len(turns) < then.num_turns:
+            wanted = min(TURNS_AT_ONCE, then.num_turns - len(turns))
+            page = await self._store.turns_at(tenant, session_id, len(turns), wanted)
+            if not page:
+                raise Conflict("the session was rolled back meanwhile: read it again", param="version")
+            turns += page
+        return head, then, memory, turns
+
+    def _blank(self) -> bytes:
+        """A memory that has read nothing, as the store would keep it."""
+        frame = self._model.config.chunk_projections
+        return pack(pack_row(self._model.initial_memory(1), frame), fingerprint=self._fingerprint)
+
+    def _levels_of(self, memory: bytes) -> tuple[str, ...]:
+        """The levels a memory from outside holds; raises InvalidRequest where it is none of this model."""
+        try:
+            tensors = unpack(memory, fingerprint=self._fingerprint)
+        except CorruptMemory as error:
+            raise InvalidRequest("the memory in the file is damaged: send the file as it was written") from error
+        if not fits(tensors, self._model):
+            raise InvalidRequest("the memory in the file is not one of this model: send the file as it was written")
+        return tuple(sorted({level_of(name) for name in tensors}))
+
+
+def _nothing(session: Session) -> Version:
+    """Version 0, which is nowhere stored."""
+    return Version(0, "", None, session.created_at, 0, "", 0, "", (), 0, 0, 0, 0)
+
+
+def _as_it_was(session: Session, then: Version) -> Session:
+    return replace(
+        session,
+        version=then.version,
+        generation=then.generation,
+        num_turns=then.num_turns,
+        num_tokens=then.num_tokens,
+        memory_bytes=then.size_bytes,
+    )
+
+
+def _begun(session: Session, session_id: str | None) -> Session:
+    """The same under an id of its own, made now. What one session may contribute, its copy may not once more."""
+    now = now_iso()
+    name = session_id or f"s-{secrets.token_hex(8)}"
+    return replace(session, id=name, created_at=now, updated_at=now, contribute=False)
