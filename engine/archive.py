@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.config import StoreSettings
 from engine.core import Session, Turn, VersionView
@@ -17,8 +17,10 @@ from engine.errors import Conflict, CorruptMemory, InvalidRequest, StoreUnavaila
 from engine.model.hope import Hope
 from engine.model.portable import fits, level_of, pack_row
 from engine.model.weights import fingerprint
+from engine.sessions.chain import BEGINNING
+from engine.sessions.commits import as_it_was
 from engine.sessions.keeping import kept
-from engine.sessions.records import Commit, Head, Version, now_iso
+from engine.sessions.records import Commit, Head, nothing, now_iso
 from engine.sessions.snapshot import pack, unpack
 from engine.sessions.store import SessionStore
 from engine.sessions.transfer import Export, read_export, write_export
@@ -58,7 +60,7 @@ class Archive:
                 if session.version == version:
                     return session
                 record, memory = await self._store.load_version(tenant, session_id, version)
-                back_to = record or _nothing(session)
+                back_to = record or nothing(session)
                 blob = self._blank() if memory is None else memory
                 commit = Commit(blob, back_to.levels, None, 0, None, "", secrets.token_hex(8), back_to=back_to)
                 return await self._store.commit(lease, session.version, commit)
@@ -70,16 +72,17 @@ class Archive:
 
     async def fork(self, tenant: str, session_id: str, version: int | None, new_id: str | None) -> Session:
         """See `Engine.fork`."""
-        head, then, memory, turns = await self._at(tenant, session_id, version)
-        session = _begun(_as_it_was(head.session, then), new_id)
-        own = [replace(turn, session_id=session.id) for turn in turns]
-        return await self._store.adopt(tenant, Head(session, then.num_consolidated_turns), memory, then.levels, own)
+        past = await self._at(tenant, session_id, version)
+        session = _begun(past.head.session, new_id)
+        own = [replace(turn, session_id=session.id) for turn in past.turns]
+        head = replace(past.head, session=session)
+        return await self._store.adopt(tenant, head, past.memory, past.levels, own, past.history)
 
     async def export(self, tenant: str, session_id: str) -> bytes:
         """See `Engine.export_session`."""
-        head, then, memory, turns = await self._at(tenant, session_id, None)
-        blob = self._blank() if memory is None else memory
-        export = Export(_as_it_was(head.session, then), turns, then.num_consolidated_turns, blob)
+        past = await self._at(tenant, session_id, None)
+        head, memory = past.head, self._blank() if past.memory is None else past.memory
+        export = Export(head.session, past.turns, head.num_consolidated_turns, past.history, memory)
         return await asyncio.to_thread(write_export, export)
 
     async def take_in(self, tenant: str, file: bytes, session_id: str | None) -> Session:
@@ -87,18 +90,19 @@ class Archive:
         export = await asyncio.to_thread(read_export, file, self._fingerprint)
         levels = await asyncio.to_thread(self._levels_of, export.memory)
         old = export.session
-        session = _begun(replace(old, memory_bytes=len(export.memory) if old.version else 0, generation=0), session_id)
+        memory = export.memory if old.version else None
+        session = _begun(replace(old, memory_bytes=len(memory or b""), generation=0), session_id)
         turns = [replace(turn, session_id=session.id) for turn in export.turns]
-        head = Head(session, export.num_consolidated_turns)
-        return await self._store.adopt(tenant, head, export.memory if old.version else None, levels, turns)
+        last = (name for name, index in export.history.items() if index == len(turns) - 1 and ":" not in name)
+        said = next(last, BEGINNING)
+        head = Head(session, export.num_consolidated_turns, said)
+        return await self._store.adopt(tenant, head, memory, levels, turns, export.history)
 
-    async def _at(
-        self, tenant: str, session_id: str, version: int | None
-    ) -> tuple[Head, Version, bytes | None, list[Turn]]:
-        """A session's head; its state at a version (by default the head), the memory and the turns until then."""
+    async def _at(self, tenant: str, session_id: str, version: int | None) -> _Past:
+        """A session as it was at a version, by default the head."""
         head = await self._store.head(tenant, session_id)
         record, memory = await self._store.load_version(tenant, session_id, version)
-        then = record or _nothing(head.session)
+        then = record or nothing(head.session)
         turns: list[Turn] = []
         while len(turns) < then.num_turns:
             wanted = min(TURNS_AT_ONCE, then.num_turns - len(turns))
@@ -106,7 +110,9 @@ class Archive:
             if not page:
                 raise Conflict("the session was rolled back meanwhile: read it again", param="version")
             turns += page
-        return head, then, memory, turns
+        digests = await self._store.history(tenant, session_id)
+        history = {digest: index for digest, index in digests.items() if index < then.num_turns}
+        return _Past(as_it_was(head, then), memory, then.levels, turns, history)
 
     def _blank(self) -> bytes:
         """A memory that has read nothing, as the store would keep it."""
@@ -124,20 +130,15 @@ class Archive:
         return tuple(sorted({level_of(name) for name in tensors}))
 
 
-def _nothing(session: Session) -> Version:
-    """Version 0, which is nowhere stored."""
-    return Version(0, "", None, session.created_at, 0, "", 0, "", (), 0, 0, 0, 0)
+@dataclass(frozen=True)
+class _Past:
+    """A session as it was: its head, memory, the levels in it, the turns until then and their digests."""
 
-
-def _as_it_was(session: Session, then: Version) -> Session:
-    return replace(
-        session,
-        version=then.version,
-        generation=then.generation,
-        num_turns=then.num_turns,
-        num_tokens=then.num_tokens,
-        memory_bytes=then.size_bytes,
-    )
+    head: Head
+    memory: bytes | None
+    levels: tuple[str, ...]
+    turns: list[Turn]
+    history: dict[str, int]
 
 
 def _begun(session: Session, session_id: str | None) -> Session:

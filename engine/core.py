@@ -20,8 +20,21 @@ DEFAULT_TENANT = "default"
 
 
 @dataclass(frozen=True)
+class Said:
+    """One message of a conversation; `role` is `user`, `assistant` or `system`."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
 class TurnRequest:
-    """What one turn asks for; the fields of `POST /v1/sessions/{id}/turns` (API.md, A turn)."""
+    """What one turn asks for; the fields of `POST /v1/sessions/{id}/turns` (API.md, A turn), and two beside them.
+
+    Attributes:
+        before: read in the same turn before the message, which follows the last of them.
+        back_to: the turn follows this earlier version; what came after it is undone when the turn is committed.
+    """
 
     message: str
     learn: bool = True
@@ -33,6 +46,8 @@ class TurnRequest:
     if_version: int | None = None
     timeout_s: float = 60.0
     idempotency_key: str | None = None
+    before: tuple[Said, ...] = ()
+    back_to: int | None = None
 
 
 @dataclass(frozen=True)

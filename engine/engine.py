@@ -11,32 +11,28 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 import torch
 
+from engine.admission import Admission
 from engine.archive import Archive
+from engine.chats import Chats
 from engine.config import EngineSettings, StoreSettings
 from engine.core import (
     Health,
     MemoryView,
     Observer,
+    Said,
     Session,
     Turn,
-    TurnCompleted,
     TurnEvent,
     TurnRequest,
     VersionView,
 )
 from engine.errors import (
-    DeadlineExceeded,
-    Draining,
-    HopeError,
-    InvalidRequest,
-    Overloaded,
     StoreUnavailable,
-    TooLarge,
-    TurnCancelled,
 )
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
@@ -50,7 +46,6 @@ from engine.views import memory_view
 logger = logging.getLogger(__name__)
 
 HEALTH_TTL_S = 1.0
-BUSY_RETRY_S = 1.0
 GOODBYE_TIMEOUT_S = 5.0
 
 
@@ -75,11 +70,9 @@ class Engine:
         self.model_name = "hope"
         self._embedded = embedded
         self._turns = Turns(model, tokenizer, store, settings, store_settings, observer)
-        self._archive = Archive(model, store, store_settings, self._turns.forget)
-        self._open_turns = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = False
+        self._chats = Chats(store, self._turns)
+        self._archive = Archive(model, store, store_settings, self._turns.grounds.forget)
+        self._admission = Admission(tokenizer, settings, observer)
         self._health: tuple[float, Health] | None = None
 
     @classmethod
@@ -120,24 +113,24 @@ class Engine:
 
     def begin_drain(self) -> None:
         """From now on turns are refused with `Draining`; running ones go on."""
-        self._draining = True
+        self._admission.draining = True
 
     async def close(self) -> None:
         """Lets running turns finish within `drain_timeout_s`, then stops the thread and the store."""
         self.begin_drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_timeout_s):
-                await self._idle.wait()
+                await self._admission.idle.wait()
         await self._turns.close()
         # Turns that were cut short give their leases back before the store goes.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await self._idle.wait()
+                await self._admission.idle.wait()
         await self.store.close()
         if self._embedded:
             await self._embedded.stop()
 
-    async def turn(self, tenant: str, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
+    def turn(self, tenant: str, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
         """One turn: `TurnCreated`, `TurnToken`s, `TurnCompleted`.
 
         The last event means: memory, transcript and idempotency record are in the store. Closing the iterator
@@ -147,32 +140,28 @@ class Engine:
             HopeError: see `engine.errors`; nothing was learned, except where `CommitUnknown` says it may have been.
         """
         arrived = time.monotonic()
-        try:
-            self._admit(request)
-        except HopeError:
-            self.observer.turn_finished("refused", None, 0.0, time.monotonic() - arrived)
-            raise
-        self._open_turns += 1
-        self._idle.clear()
-        outcome, finished = "failed", None
-        try:
-            async with contextlib.aclosing(self._turns.run(tenant, session_id, request, arrived)) as events:
-                async for event in events:
-                    if isinstance(event, TurnCompleted):
-                        outcome, finished = "replayed" if event.replayed else "completed", event.turn
-                    yield event
-        except (GeneratorExit, asyncio.CancelledError, TurnCancelled):
-            outcome = outcome if finished else "cancelled"
-            raise
-        except DeadlineExceeded:
-            outcome = "deadline"
-            raise
-        finally:
-            self._open_turns -= 1
-            if not self._open_turns:
-                self._idle.set()
-            queue_s = finished.timing.queue_ms / 1000 if finished and outcome == "completed" else 0.0
-            self.observer.turn_finished(outcome, finished, queue_s, time.monotonic() - arrived)
+        return self._admission.counted(request, self._turns.run(tenant, session_id, request, arrived), arrived)
+
+    def chat(
+        self, tenant: str, session_id: str | None, messages: Sequence[Said], request: TurnRequest
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """The turn of a client that sends the whole conversation each time: only what is new of it is read.
+
+        A conversation that ends before the session's last turn undoes what came after its end. Without a session all
+        of it is read, and nothing kept. Events, errors and cancelling as `turn`.
+
+        Args:
+            session_id: made where it is new; None for none.
+            messages: everything said so far, the user's new message last.
+            request: how to answer; its message is not used.
+
+        Raises:
+            Conflict: the conversation contradicts the session's transcript.
+        """
+        arrived = time.monotonic()
+        asked = replace(request, message=messages[-1].text, before=tuple(messages[:-1])) if messages else request
+        turn = self._chats.run(tenant, session_id, messages, request, arrived)
+        return self._admission.counted(asked, turn, arrived)
 
     async def create_session(
         self, tenant: str, session_id: str | None, metadata: dict[str, str], contribute: bool
@@ -200,7 +189,7 @@ class Engine:
 
     async def delete_session(self, tenant: str, session_id: str) -> None:
         """Removes a session and everything that belongs to it."""
-        self._turns.forget(tenant, session_id)
+        self._turns.grounds.forget(tenant, session_id)
         await self.store.delete(tenant, session_id)
 
     async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
@@ -210,7 +199,7 @@ class Engine:
     async def memory(self, tenant: str, session_id: str) -> MemoryView:
         """Every level of the session's memory, and the surprise of its turns."""
         session = await self.store.get(tenant, session_id)
-        session, memory = await self._turns.bring_up(tenant, session)
+        session, memory = await self._turns.grounds.bring_up(tenant, session)
         return await memory_view(self.store, tenant, session, memory, self.model)
 
     async def versions(self, tenant: str, session_id: str) -> list[VersionView]:
@@ -259,26 +248,12 @@ class Engine:
     async def _examine(self) -> Health:
         if not self._turns.loop.alive:
             return Health(False, False, "the engine's thread does not respond")
-        if self._draining:
+        if self._admission.draining:
             return Health(True, False, "draining")
-        if self._open_turns >= self.settings.max_queue:
+        if self._admission.full:
             return Health(True, False, "the queue is full")
         try:
             await self.store.ping()
         except StoreUnavailable:
             return Health(True, False, "the store does not answer")
         return Health(True, True)
-
-    def _admit(self, request: TurnRequest) -> None:
-        if self._draining:
-            raise Draining("the server is stopping; try again on another one", retry_after_s=BUSY_RETRY_S)
-        if self._open_turns >= self.settings.max_queue:
-            raise Overloaded("too many turns are waiting; try again shortly", retry_after_s=BUSY_RETRY_S)
-        if not request.message:
-            raise InvalidRequest("the message is empty: say something", param="message")
-        size = len(self.tokenizer.encode(request.message))
-        if size > self.settings.max_message_tokens:
-            raise TooLarge(
-                f"the message has {size} tokens, more than {self.settings.max_message_tokens}: split it",
-                param="message",
-            )

@@ -104,7 +104,7 @@ class LiveTurn:
         arrived: float,
     ) -> LiveTurn:
         """A turn that has not read anything yet."""
-        prompt = tokenizer.read_turn(request.message, reply=request.max_tokens > 0)
+        prompt = tokenizer.read_turn(request.message, reply=request.max_tokens > 0, before=request.before)
         generator = torch.Generator()
         if request.seed is None:
             generator.seed()

@@ -13,6 +13,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from engine.core import Said
+
 PAD, USER, ASSISTANT, END = 0, 1, 2, 3
 NUM_SPECIAL = 8  # four in use, four kept for later formats
 
@@ -75,9 +77,22 @@ class Tokenizer:
         """A decoder for ids as they come."""
         return StreamDecoder(self._bytes)
 
-    def read_turn(self, message: str, *, reply: bool) -> list[int]:
-        """Ids of a user's turn up to where the assistant speaks, or up to its end where no reply is wanted."""
-        return [USER, *self.encode(message), ASSISTANT if reply else END]
+    def read_turn(self, message: str, *, reply: bool, before: Iterable[Said] = ()) -> list[int]:
+        """Ids of a user's turn up to where the assistant speaks, or up to its end where no reply is wanted.
+
+        Args:
+            before: what was said earlier and is to be read with it; what no user said and no assistant is read as
+                what a user said.
+        """
+        ids: list[int] = []
+        for said in before:
+            if said.role != "assistant":
+                ids += [USER, *self.encode(said.text), END]
+            elif ids:
+                ids[-1:] = [ASSISTANT, *self.encode(said.text), END]
+            else:
+                ids = [ASSISTANT, *self.encode(said.text), END]
+        return [*ids, USER, *self.encode(message), ASSISTANT if reply else END]
 
 
 class StreamDecoder:

@@ -12,14 +12,14 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import asdict, replace
+from typing import TypeVar
 
 from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
 from engine.core import (
     Observer,
-    Session,
+    Said,
     Timing,
     Turn,
     TurnCompleted,
@@ -28,31 +28,20 @@ from engine.core import (
     TurnRequest,
     TurnToken,
 )
-from engine.errors import Conflict, HopeError, StoreUnavailable
+from engine.errors import HopeError, StoreUnavailable
+from engine.grounds import Ground, Grounds
 from engine.live import Failed, Finished, LiveTurn, Signal, Spoken
 from engine.loop import EngineLoop
 from engine.model.hope import Hope, Memory
-from engine.model.portable import unpack_row
-from engine.model.weights import fingerprint
-from engine.sessions.keeping import kept
-from engine.sessions.records import Commit, Lease
-from engine.sessions.residency import Residency
-from engine.sessions.snapshot import pack, unpack
+from engine.seen_through import SeenThrough
+from engine.sessions.records import Commit
+from engine.sessions.snapshot import pack
 from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
 from engine.turnstile import Turnstile
 from engine.views import make_turn, milliseconds
 
 ResultT = TypeVar("ResultT")
-
-
-@dataclass(frozen=True)
-class _Ground:
-    """What a turn stands on: the session as it was and its memory; a turn that learns nothing has no lease."""
-
-    session: Session
-    memory: Memory
-    lease: Lease | None
 
 
 class Turns:
@@ -69,36 +58,36 @@ class Turns:
     ) -> None:
         self.model, self.tokenizer, self.store, self.observer = model, tokenizer, store, observer
         self.settings, self.store_settings = settings, store_settings
-        self.fingerprint = fingerprint(model)
         self.loop = EngineLoop(model, settings, observer)
-        self._residency: Residency[Memory] = Residency(settings.resident_bytes)
+        self._see_through = SeenThrough()
+        self.grounds = Grounds(model, store, settings, store_settings, observer, self._see_through)
         self._turnstile = Turnstile()
         self._rows = 0
-        self._commits: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
         """Stops the engine's thread and sees begun commits through."""
         await asyncio.to_thread(self.loop.stop)
-        if self._commits:
-            await asyncio.wait(self._commits)
-
-    def forget(self, tenant: str, session_id: str) -> None:
-        """Drops a session's memory from this replica."""
-        self._residency.drop(tenant, session_id)
+        await self._see_through.wait()
 
     async def run(
-        self, tenant: str, session_id: str, request: TurnRequest, arrived: float
+        self, tenant: str, session_id: str, request: TurnRequest, arrived: float, digest: str | None = None
     ) -> AsyncGenerator[TurnEvent, None]:
-        """The events of one turn; `arrived` is when it was asked for (monotonic)."""
+        """The events of one turn.
+
+        Args:
+            session_id: empty for a turn without a session, which learns nothing.
+            arrived: when it was asked for (monotonic).
+            digest: of what was asked; by default the request's.
+        """
         turn_id = f"turn-{secrets.token_hex(12)}"
-        digest = _digest(request)
-        async with self._turnstile.enter((tenant, session_id), arrived + request.timeout_s):
+        digest = digest or digest_of(request)
+        async with self._turnstile.enter((tenant, session_id or turn_id), arrived + request.timeout_s):
             stored = await self._stored(tenant, session_id, request, digest)
             for event in _replay(stored):
                 yield event
             if stored is not None:
                 return
-            async with self._ground(tenant, session_id, request, arrived) as ground:
+            async with self.grounds.stand(tenant, session_id, request, arrived) as ground:
                 # Another replica may have finished the same request while this one waited for the lease.
                 stored = await self._stored(tenant, session_id, request, digest)
                 for event in _replay(stored):
@@ -120,63 +109,11 @@ class Turns:
             yield TurnCompleted(turn)
 
     async def _stored(self, tenant: str, session_id: str, request: TurnRequest, digest: str) -> Turn | None:
-        if request.idempotency_key is None:
+        if request.idempotency_key is None or not session_id:
             return None
         return await self.store.stored_turn(tenant, session_id, request.idempotency_key, digest)
 
-    @contextlib.asynccontextmanager
-    async def _ground(
-        self, tenant: str, session_id: str, request: TurnRequest, arrived: float
-    ) -> AsyncIterator[_Ground]:
-        """The session under its lease (a turn that learns nothing needs none), and its memory."""
-        lease: Lease | None = None
-        if request.learn:
-            wait_s = max(0.0, arrived + request.timeout_s - time.monotonic())
-            lease = await self.store.acquire(tenant, session_id, secrets.token_hex(8), wait_s)
-        try:
-            async with kept(self.store, lease, self.store_settings.lease_ttl_s):
-                session = await self.store.get(tenant, session_id)
-                if request.if_version is not None and request.if_version != session.version:
-                    raise Conflict(
-                        f"the session is at version {session.version}, not {request.if_version}: "
-                        "read it again and decide anew",
-                        param="if_version",
-                    )
-                session, memory = await self.bring_up(tenant, session)
-                yield _Ground(session, memory, lease)
-        finally:
-            if lease is not None:
-                await self._see_through(self._give_back(lease))
-
-    async def _give_back(self, lease: Lease) -> None:
-        # A lease that cannot be given back runs out by itself; the turn's own outcome is what counts.
-        with contextlib.suppress(StoreUnavailable):
-            await self.store.release(lease)
-
-    async def bring_up(self, tenant: str, session: Session) -> tuple[Session, Memory]:
-        """The head's memory, from this replica's cache or the store, and the session at that version.
-
-        Without a lease the head may have moved on meanwhile; then it is the newer one.
-        """
-        begun = time.monotonic()
-        memory = self._residency.get(tenant, session)
-        source = "resident"
-        if memory is None:
-            source = "redis"
-            version, blob = await self.store.load_memory(tenant, session.id)
-            tensors = unpack(blob, fingerprint=self.fingerprint) if blob else {}
-            memory = await asyncio.to_thread(unpack_row, tensors, self.model)
-            session = replace(session, version=version)
-            self._keep(tenant, session, memory)
-        self.observer.stored("load", source, time.monotonic() - begun, session.memory_bytes)
-        return session, memory
-
-    def _keep(self, tenant: str, session: Session, memory: Memory) -> None:
-        size = sum(value.numel() * value.element_size() for value in memory.values())
-        self._residency.put(tenant, session, memory, size)
-        self.observer.resident(len(self._residency), self._residency.size_bytes)
-
-    async def _run(self, ground: _Ground, request: TurnRequest, arrived: float) -> AsyncGenerator[Signal, None]:
+    async def _run(self, ground: Ground, request: TurnRequest, arrived: float) -> AsyncGenerator[Signal, None]:
         """The engine thread's signals of one turn, the last of them `Finished`."""
         loop = asyncio.get_running_loop()
         signals: asyncio.Queue[Signal] = asyncio.Queue()
@@ -204,7 +141,7 @@ class Turns:
     async def _conclude(
         self,
         tenant: str,
-        ground: _Ground,
+        ground: Ground,
         request: TurnRequest,
         finished: Finished,
         turn_id: str,
@@ -218,7 +155,7 @@ class Turns:
         self.observer.tokens("generation", finished.completion_tokens)
         if finished.tensors is None or finished.memory is None or ground.lease is None:
             return turn
-        blob = await asyncio.to_thread(pack, finished.tensors, fingerprint=self.fingerprint)
+        blob = await asyncio.to_thread(pack, finished.tensors, fingerprint=self.grounds.fingerprint)
         commit = Commit(
             memory=blob,
             levels=(TITANS, CMS_FAST),
@@ -227,6 +164,8 @@ class Turns:
             idempotency_key=request.idempotency_key,
             request_digest=digest,
             commit_id=turn_id,
+            back_to=ground.back_to,
+            before=request.before,
         )
         committed = await self._see_through(self._commit(tenant, ground, commit, finished.memory, begun))
         timing = Timing(
@@ -237,35 +176,18 @@ class Turns:
         )
         return replace(turn, timing=timing)
 
-    async def _see_through(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """Once begun, a commit and what follows it are seen through: the store must not be left guessing.
-
-        It is then too late to cancel: the turn ends as the store says it did.
-        """
-        task = asyncio.create_task(work)
-        self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                current = asyncio.current_task()
-                if current is not None:
-                    current.uncancel()
-        return task.result()
-
-    async def _commit(self, tenant: str, ground: _Ground, commit: Commit, memory: Memory, begun: float) -> float:
+    async def _commit(self, tenant: str, ground: Ground, commit: Commit, memory: Memory, begun: float) -> float:
         """Returns the monotonic time at which the store had it."""
         assert ground.lease is not None
         assert commit.turn is not None
         try:
             session = await self.store.commit(ground.lease, ground.session.version, commit)
         except HopeError:
-            self._residency.drop(tenant, ground.session.id)
+            self.grounds.forget(tenant, ground.session.id)
             self.observer.stored("commit", "refused", 0.0, 0)
             raise
         committed = time.monotonic()
-        self._keep(tenant, session, memory)
+        self.grounds.keep(tenant, session, memory)
         self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
         await self._hand_to_worker(tenant, session.id, commit.turn.index + 1)
         return committed
@@ -285,9 +207,10 @@ def _post(loop: asyncio.AbstractEventLoop, signals: asyncio.Queue[Signal], signa
         loop.call_soon_threadsafe(signals.put_nowait, signal)
 
 
-def _digest(request: TurnRequest) -> str:
+def digest_of(request: TurnRequest, messages: Sequence[Said] = ()) -> str:
     """What makes two requests under one idempotency key the same: the body."""
     body = {name: value for name, value in asdict(request).items() if name != "idempotency_key"}
+    body |= {"messages": [asdict(said) for said in messages]}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,22 +15,20 @@ from engine import TurnCompleted
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from engine import Engine, TurnEvent, TurnRequest
+    from engine import TurnEvent
 
 
 class SlowReader(Exception):
     """The reader stopped reading: its backlog is full, or one write took too long. It is cut off."""
 
 
-def turn_events(
-    engine: Engine, tenant: str, session_id: str, request: TurnRequest
-) -> aclosing[AsyncGenerator[TurnEvent, None]]:
-    """The events of one turn, to be used as `async with turn_events(...) as events`.
+def turn_events(turn: AsyncIterator[TurnEvent]) -> aclosing[AsyncGenerator[TurnEvent, None]]:
+    """The events of one turn of the engine, to be used as `async with turn_events(...) as events`.
 
     However the block is left before the last event, the turn is cancelled at once and not when the garbage
     collector comes by.
     """
-    return aclosing(_polite(engine.turn(tenant, session_id, request)))
+    return aclosing(_polite(turn))
 
 
 async def _polite(events: AsyncIterator[TurnEvent]) -> AsyncGenerator[TurnEvent, None]:

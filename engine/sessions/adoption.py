@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.core import Turn
 from engine.errors import StoreUnavailable
@@ -33,25 +33,34 @@ class Adopter:
         self._connection, self._staging = connection, staging
 
     async def adopt(
-        self, tenant: str, head: Head, memory: bytes | None, levels: tuple[str, ...], turns: Sequence[Turn]
+        self,
+        tenant: str,
+        head: Head,
+        memory: bytes | None,
+        levels: tuple[str, ...],
+        turns: Sequence[Turn],
+        history: Mapping[str, int],
     ) -> bool:
         """Makes the session of `head`; False where its id is taken. See `SessionStore.adopt`."""
         keys, session, nonce = SessionKeys(tenant, head.session.id), head.session, secrets.token_hex(8)
         staged, commands = self._staging.chunks_of(keys, session.version, memory or b"")
         chunks = staged.chunks if memory is not None else []
-        arriving = [keys.arriving_turns(nonce), keys.arriving_order(nonce)]
+        arriving = [keys.arriving_turns(nonce), keys.arriving_order(nonce), keys.arriving_history(nonce)]
         if chunks:
             await self._connection.batch(commands)
         for first in range(0, len(turns), _TURNS_AT_ONCE):
             await self._connection.batch(self._laid_down(arriving, turns[first : first + _TURNS_AT_ONCE]))
+        if history:
+            said: list[Value] = [part for pair in history.items() for part in pair]
+            await self._connection.batch([["HSET", arriving[2], *said], ["PEXPIRE", arriving[2], self._staging.ttl_ms]])
         record = ""
         if memory is not None:
             record = write_version(version_of(head, nonce, turns[-1].id if turns else None, staged, levels))
-        names = [keys.head, keys.versions, keys.turns, keys.turn_order, *arriving, *chunks]
+        names = [keys.head, keys.versions, keys.turns, keys.turn_order, keys.history, *arriving, *chunks]
         args: list[Value] = [nonce, session.version, record, len(turns)]
         for name, value in write_session(session).items():
             args += [name, value]
-        args += ["num_consolidated_turns", head.num_consolidated_turns]
+        args += ["num_consolidated_turns", head.num_consolidated_turns, "history", head.history]
         outcome = await self._connection.run("adopt", names, args)
         if outcome == b"OK":
             return True
@@ -71,5 +80,5 @@ class Adopter:
         for turn in turns:
             texts += [turn.id, write_turn(turn)]
             order += [turn.index, turn.id]
-        expire: list[list[Value]] = [["PEXPIRE", key, self._staging.ttl_ms] for key in arriving]
+        expire: list[list[Value]] = [["PEXPIRE", key, self._staging.ttl_ms] for key in arriving[:2]]
         return [["HSET", arriving[0], *texts], ["ZADD", arriving[1], *order], *expire]

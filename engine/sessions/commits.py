@@ -12,8 +12,9 @@ import time
 from dataclasses import replace
 
 from engine.config import StoreSettings
-from engine.core import Session
+from engine.core import Said, Session
 from engine.errors import CommitUnknown, Conflict, StoreUnavailable
+from engine.sessions.chain import ASSISTANT, SYSTEM, alone, extend
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Unreachable, Value
 from engine.sessions.keys import SessionKeys
 from engine.sessions.leases import lease_lost
@@ -95,7 +96,7 @@ class Committer:
         # What a caller may change meanwhile, or never changes, is not the commit's to write.
         for name in ("id", "created_at", "contribute", "metadata"):
             del fields[name]
-        fields["num_consolidated_turns"] = str(after.num_consolidated_turns)
+        fields |= {"num_consolidated_turns": str(after.num_consolidated_turns), "history": after.history}
         marks = [version.mark, *found.abandoned]
         args: list[Value] = [
             *(lease.owner, lease.fence, version.version - 1, version.version, commit.commit_id),
@@ -103,6 +104,7 @@ class Committer:
             *turn_args,
             *used,
             "" if back_to is None else back_to.num_turns,
+            " ".join([after.history, *(alone(said) for said in commit.before if said.role == SYSTEM)]),
             *(len(forgotten), len(marks)),
             *(old.version for old in forgotten),
             *marks,
@@ -154,18 +156,8 @@ def digest_key(idempotency_key: str) -> str:
 
 def _after(head: Head, expected_version: int, commit: Commit) -> Head:
     """The head once the commit has happened."""
-    turn, before, back_to = commit.turn, head.session, commit.back_to
-    if back_to is not None:
-        session = replace(
-            before,
-            updated_at=now_iso(),
-            version=expected_version + 1,
-            generation=back_to.generation,
-            num_turns=back_to.num_turns,
-            num_tokens=back_to.num_tokens,
-            memory_bytes=len(commit.memory),
-        )
-        return Head(session, back_to.num_consolidated_turns)
+    turn, base = commit.turn, head if commit.back_to is None else as_it_was(head, commit.back_to)
+    before = base.session
     generation = commit.generation
     if generation is None:
         generation = before.generation if turn is None else turn.memory.generation
@@ -180,8 +172,23 @@ def _after(head: Head, expected_version: int, commit: Commit) -> Head:
     )
     consolidated = commit.num_consolidated_turns
     if consolidated is None:
-        consolidated = head.num_consolidated_turns if turn is not None else session.num_turns
-    return Head(session, consolidated)
+        by_worker = turn is None and commit.back_to is None
+        consolidated = session.num_turns if by_worker else base.num_consolidated_turns
+    said = () if turn is None else (*commit.before, Said("user", turn.message), Said(ASSISTANT, turn.reply))
+    return Head(session, consolidated, extend(base.history, said))
+
+
+def as_it_was(head: Head, then: Version) -> Head:
+    """The head at an earlier version; its number too is that one's."""
+    session = replace(
+        head.session,
+        version=then.version,
+        generation=then.generation,
+        num_turns=then.num_turns,
+        num_tokens=then.num_tokens,
+        memory_bytes=then.size_bytes,
+    )
+    return Head(session, then.num_consolidated_turns, then.history)
 
 
 def version_of(after: Head, commit_id: str, turn_id: str | None, staged: Staged, levels: tuple[str, ...]) -> Version:
@@ -201,6 +208,7 @@ def version_of(after: Head, commit_id: str, turn_id: str | None, staged: Staged,
         num_turns=session.num_turns,
         num_tokens=session.num_tokens,
         num_consolidated_turns=after.num_consolidated_turns,
+        history=after.history,
     )
 
 

@@ -6,6 +6,7 @@ Knows no lease: what is read here is immutable once committed, so a reader never
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from engine.core import Turn
 from engine.errors import Conflict, CorruptMemory, NotFound
@@ -111,6 +112,18 @@ class History:
             )
         (text,) = await self._connection.batch([["HGET", keys.turns, used["turn_id"]]])
         return read_turn(text) if text is not None else None
+
+    async def digests(self, tenant: str, session_id: str) -> dict[str, int]:
+        """See `SessionStore.history`."""
+        (found,) = await self._connection.batch([["HGETALL", SessionKeys(tenant, session_id).history]])
+        return {digest.decode(): int(index) for digest, index in found.items()}
+
+    async def find(self, tenant: str, session_id: str, digests: Sequence[str]) -> list[int | None]:
+        """See `SessionStore.find_history`."""
+        if not digests:
+            return []
+        (found,) = await self._connection.batch([["HMGET", SessionKeys(tenant, session_id).history, *digests]])
+        return [None if index is None else int(index) for index in found]
 
     async def _versions(self, keys: SessionKeys) -> tuple[int, dict[int, Version]]:
         head_version, versions = await self._connection.batch(

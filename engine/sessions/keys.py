@@ -64,6 +64,11 @@ class SessionKeys:
         return self._key("idempotency_expiry")
 
     @property
+    def history(self) -> str:
+        """Hash: digest of everything said up to a turn's reply -> index of that turn."""
+        return self._key("history")
+
+    @property
     def staged(self) -> str:
         """Hash with a time to live: mark -> number of chunks of a memory written but not committed."""
         return self._key("staged")
@@ -80,6 +85,7 @@ class SessionKeys:
             self.idempotency,
             self.idempotency_expiry,
             self.staged,
+            self.history,
         ]
 
     def chunks(self, mark: str, num_chunks: int) -> list[str]:
@@ -89,6 +95,10 @@ class SessionKeys:
     def arriving_turns(self, mark: str) -> str:
         """Hash with a time to live: as `turns`, of a session that is not made yet."""
         return self._key(f"arriving:{mark}:turns")
+
+    def arriving_history(self, mark: str) -> str:
+        """Hash with a time to live: as `history`, of a session that is not made yet."""
+        return self._key(f"arriving:{mark}:history")
 
     def arriving_order(self, mark: str) -> str:
         """Zset with a time to live: as `turn_order`, of a session that is not made yet."""

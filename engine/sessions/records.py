@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from engine.core import LevelReport, MemoryReport, Session, Timing, Turn, Usage
+from engine.core import LevelReport, MemoryReport, Said, Session, Timing, Turn, Usage
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Head:
 
     Attributes:
         num_consolidated_turns: turns of the transcript that the worker has folded in so far.
+        history: digest of everything said so far (`chain.py`).
     """
 
     session: Session
     num_consolidated_turns: int
+    history: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Commit:
     Attributes:
         memory: the bytes, as `snapshot.pack` made them.
         levels: names of the levels that changed.
+        before: what was read before the turn's message.
         turn: what goes into the transcript; None for a consolidation, which then counts every turn so far as
             consolidated unless `num_consolidated_turns` says less.
         num_tokens: tokens that this turn added to the session's count.
@@ -67,6 +70,7 @@ class Commit:
     num_consolidated_turns: int | None = None
     generation: int | None = None
     back_to: Version | None = None
+    before: tuple[Said, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Version:
     Attributes:
         mark: names the memory's chunks.
         digest: SHA-256 of the memory's bytes.
+        history: as in `Head`.
     """
 
     version: int
@@ -91,6 +96,12 @@ class Version:
     num_turns: int
     num_tokens: int
     num_consolidated_turns: int
+    history: str = ""
+
+
+def nothing(session: Session) -> Version:
+    """Version 0 of a session, which is nowhere stored."""
+    return Version(0, "", None, session.created_at, 0, "", 0, "", (), 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,7 @@ def read_head(head: Mapping[bytes, bytes]) -> Head:
         contribute=text["contribute"] == "1",
         metadata=json.loads(text["metadata"]),
     )
-    return Head(session, int(text["num_consolidated_turns"]))
+    return Head(session, int(text["num_consolidated_turns"]), text.get("history", ""))
 
 
 def write_turn(turn: Turn) -> str:

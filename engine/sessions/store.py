@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.config import StoreSettings
 from engine.core import Session, Turn
@@ -88,6 +88,7 @@ class SessionStore:
         memory: bytes | None,
         levels: tuple[str, ...],
         turns: Sequence[Turn],
+        history: Mapping[str, int],
     ) -> Session:
         """Makes a session that begins with a past.
 
@@ -97,11 +98,12 @@ class SessionStore:
             memory: of its version; None for version 0.
             levels: names of the levels that the memory holds.
             turns: the whole transcript, in order.
+            history: as `history` returned it.
 
         Raises:
             Conflict: its id is taken; nothing was made.
         """
-        made = await self._adopter.adopt(tenant, head, memory, levels, turns)
+        made = await self._adopter.adopt(tenant, head, memory, levels, turns, history)
         # As in `create`.
         await self._connection.batch([["ZADD", session_index(tenant), 0, head.session.id]])
         if not made:
@@ -258,6 +260,14 @@ class SessionStore:
     async def turns_at(self, tenant: str, session_id: str, first: int, count: int) -> builtins.list[Turn]:
         """The `count` turns from index `first` on, as far as there are any; NotFound without the session."""
         return await self._history.turns_at(tenant, session_id, first, count)
+
+    async def history(self, tenant: str, session_id: str) -> dict[str, int]:
+        """Of every turn the digest of all that was said up to its reply (`chain.py`), and its index."""
+        return await self._history.digests(tenant, session_id)
+
+    async def find_history(self, tenant: str, session_id: str, digests: Sequence[str]) -> builtins.list[int | None]:
+        """The index of the turn each of these digests stands for; None where it stands for none."""
+        return await self._history.find(tenant, session_id, digests)
 
     async def enqueue_consolidation(self, tenant: str, session_id: str, delay_s: float = 0.0) -> None:
         """Hands a session to the worker in `delay_s`; the last call counts, unless it is due already."""

@@ -140,7 +140,8 @@ class TurnSocket:
         turn_id: str | None = None
         last: dict[str, Any] | None = None
         try:
-            async with turn_events(self._service.engine, self._tenant, self._session.id, request) as events:
+            turn = self._service.engine.turn(self._tenant, self._session.id, request)
+            async with turn_events(turn) as events:
                 async for event in events:
                     if isinstance(event, TurnCreated):
                         turn_id = event.turn_id

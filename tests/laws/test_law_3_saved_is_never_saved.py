@@ -82,7 +82,7 @@ async def test_law_3_a_memory_is_stored_as_it_is_used(redis_url: str, engine_mod
         for number in range(len(TURNS)):
             await _take(engine, session_id, number)
             session = await engine.session(TENANT, session_id)
-            _, resident = await engine._turns.bring_up(TENANT, session)
+            _, resident = await engine._turns.grounds.bring_up(TENANT, session)
             stored = await stored_memory(engine, session_id)
             assert {TITANS, CMS_FAST} <= {level_of(name) for name in stored}, "a turn leaves something to compare"
             assert bits(unpack_row(stored, engine.model)) == bits(resident)

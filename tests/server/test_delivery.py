@@ -19,9 +19,9 @@ LONG = TurnRequest("hello", max_tokens=1000, temperature=0)
 
 async def test_leaving_the_block_cancels_the_turn(engine: Engine) -> None:
     await engine.create_session("default", "s", {}, False)
-    async with turn_events(engine, "default", "s", LONG) as events:
+    async with turn_events(engine.turn("default", "s", LONG)) as events:
         assert await anext(events)
-    async with turn_events(engine, "default", "s", TurnRequest("hello", max_tokens=1, temperature=0)) as events:
+    async with turn_events(engine.turn("default", "s", TurnRequest("hello", max_tokens=1, temperature=0))) as events:
         assert [type(event).__name__ async for event in events][-1] == "TurnCompleted", "the lease is free again"
     assert (await engine.session("default", "s")).version == 1
 
@@ -32,7 +32,7 @@ async def test_a_cancelled_turn_ends_wherever_the_cancellation_hits_it(engine: E
     await engine.create_session("default", "s", {}, False)
 
     async def listen() -> None:
-        async with turn_events(engine, "default", "s", LONG) as events:
+        async with turn_events(engine.turn("default", "s", LONG)) as events:
             async for _ in events:
                 pass
 

@@ -1,14 +1,15 @@
 -- Moves a session to its next version: memory, transcript, idempotency record and head in one step.
 --
 -- KEYS  1 head, 2 lease, 3 versions, 4 turns, 5 turn_order, 6 idempotency, 7 idempotency_expiry, 8 staged,
---       then the new memory's chunks, then chunks that are no longer wanted.
+--       9 history, then the new memory's chunks, then chunks that are no longer wanted.
 -- ARGV  1 owner, 2 fence, 3 expected version, 4 new version, 5 commit id, 6 JSON of the new version,
 --       7 number of its chunks, 8 turn id ('' for none), 9 its index, 10 its JSON,
 --       11 idempotency key's digest ('' for none), 12 its JSON, 13 its time to live in ms,
---       14 index of the first turn to undo ('' for none), 15 number of versions to forget, 16 number of marks to
---       forget, then those versions, then those marks, then the head's new fields and values.
+--       14 index of the first turn to undo ('' for none), 15 digests of what was said, by spaces: up to the turn's reply,
+--       and each system message by itself, 16 number of versions to forget, 17 number of marks to forget, then those
+--       versions, then those marks, then the head's new fields and values.
 local head, versions, turns, turn_order = KEYS[1], KEYS[3], KEYS[4], KEYS[5]
-local idempotency, idempotency_expiry, staged = KEYS[6], KEYS[7], KEYS[8]
+local idempotency, idempotency_expiry, staged, history = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local num_chunks = tonumber(ARGV[7])
 
 -- Checks, before anything is written. A repeat of a commit that happened is told so, whatever has changed since.
@@ -30,24 +31,18 @@ if ARGV[11] ~= '' then
     return 'KEY'
   end
 end
-for i = 9, 8 + num_chunks do
+for i = 10, 9 + num_chunks do
   if redis.call('EXISTS', KEYS[i]) == 0 then
     return 'MISSING'
   end
 end
 
 -- The head first: a store that is full or read-only refuses this write, and with it all the others.
-local num_versions, num_marks = tonumber(ARGV[15]), tonumber(ARGV[16])
-redis.call('HSET', head, unpack(ARGV, 17 + num_versions + num_marks))
-for i = 9, 8 + num_chunks do
+local num_versions, num_marks = tonumber(ARGV[16]), tonumber(ARGV[17])
+redis.call('HSET', head, unpack(ARGV, 18 + num_versions + num_marks))
+for i = 10, 9 + num_chunks do
   redis.call('PERSIST', KEYS[i])
 end
-redis.call('HSET', versions, ARGV[4], ARGV[6])
-if ARGV[8] ~= '' then
-  redis.call('HSET', turns, ARGV[8], ARGV[10])
-  redis.call('ZADD', turn_order, ARGV[9], ARGV[8])
-end
-
 -- What is undone: turns, and the records of their keys, so that such a key may be used again.
 if ARGV[14] ~= '' then
   local undone = {}
@@ -63,16 +58,31 @@ if ARGV[14] ~= '' then
       redis.call('ZREM', idempotency_expiry, used[i])
     end
   end
+  local said = redis.call('HGETALL', history)
+  for i = 1, #said, 2 do
+    if tonumber(said[i + 1]) >= tonumber(ARGV[14]) then
+      redis.call('HDEL', history, said[i])
+    end
+  end
+end
+
+redis.call('HSET', versions, ARGV[4], ARGV[6])
+if ARGV[8] ~= '' then
+  redis.call('HSET', turns, ARGV[8], ARGV[10])
+  redis.call('ZADD', turn_order, ARGV[9], ARGV[8])
+  for digest in string.gmatch(ARGV[15], '%S+') do
+    redis.call('HSET', history, digest, ARGV[9])
+  end
 end
 
 -- What nobody needs any more.
-for i = 17, 16 + num_versions do
+for i = 18, 17 + num_versions do
   redis.call('HDEL', versions, ARGV[i])
 end
-for i = 17 + num_versions, 16 + num_versions + num_marks do
+for i = 18 + num_versions, 17 + num_versions + num_marks do
   redis.call('HDEL', staged, ARGV[i])
 end
-for i = 9 + num_chunks, #KEYS do
+for i = 10 + num_chunks, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', idempotency_expiry, '-inf', now_ms, 'LIMIT', 0, 100)) do

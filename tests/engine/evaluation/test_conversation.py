@@ -138,7 +138,7 @@ async def test_a_conversation_through_the_engine_says_and_learns_the_same(served
             assert int(here.memory[f"{CMS_MEDIUM}.updates"]) == ReplayPolicy().num_steps
             await served.consolidate()
             assert memory_distance(here.memory, await served.memory()) < SAME
-            served.engine._turns.forget(DEFAULT_TENANT, served.session_id)
+            served.engine._turns.grounds.forget(DEFAULT_TENANT, served.session_id)
     there = await served.memory()
     assert memory_distance(here.memory, there) < SAME
     assert all(moved(there, level) > 10 * SAME for level in (TITANS, CMS_FAST, CMS_MEDIUM))

@@ -24,12 +24,12 @@ LEVELS = ("titans", "cms.fast")
 def past(num_turns: int, session_id: str = SESSION) -> tuple[Head, list[Turn]]:
     turns = [replace(make_turn(index), session_id=session_id) for index in range(num_turns)]
     session = replace(make_session(session_id), version=num_turns, num_turns=num_turns, memory_bytes=6)
-    return Head(session, num_turns // 2), turns
+    return Head(session, num_turns // 2, f"d{num_turns - 1}"), turns
 
 
 async def adopt(store: SessionStore, num_turns: int, memory: bytes | None = b"memory") -> Session:
     head, turns = past(num_turns)
-    return await store.adopt(TENANT, head, memory, LEVELS, turns)
+    return await store.adopt(TENANT, head, memory, LEVELS, turns, {f"d{turn.index}": turn.index for turn in turns})
 
 
 @pytest.mark.parametrize("num_turns", [1, 199, 201, 1000])
@@ -40,7 +40,9 @@ async def test_it_has_its_memory_and_its_transcript(
     memory = b"x" * size_bytes
     made = await adopt(store, num_turns, memory)
     head, turns = past(num_turns)
-    assert await store.head(TENANT, SESSION) == Head(made, head.num_consolidated_turns)
+    assert await store.head(TENANT, SESSION) == replace(head, session=made)
+    assert await store.history(TENANT, SESSION) == {f"d{index}": index for index in range(num_turns)}
+    assert await store.find_history(TENANT, SESSION, ["none", f"d{num_turns - 1}"]) == [None, num_turns - 1]
     assert await store.load_memory(TENANT, SESSION) == (num_turns, memory)
     assert [turn.id for turn in await store.turns_at(TENANT, SESSION, 0, num_turns)] == [turn.id for turn in turns]
     (version,) = await store.versions(TENANT, SESSION)

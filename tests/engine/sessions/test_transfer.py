@@ -14,7 +14,7 @@ from safetensors.torch import load
 
 from engine.errors import Conflict, InvalidRequest
 from engine.sessions.snapshot import annotate, pack, unpack
-from engine.sessions.transfer import CONSOLIDATED, SESSION, TRANSCRIPT, Export, read_export, write_export
+from engine.sessions.transfer import CONSOLIDATED, HISTORY, SESSION, TRANSCRIPT, Export, read_export, write_export
 from tests.engine.sessions.samples import make_session, make_turn
 
 PRINT = "0123456789abcdef"
@@ -26,7 +26,8 @@ def exported(num_turns: int = 2, message: str = "Mein Hund heißt Max.") -> Expo
     session = replace(
         make_session(), version=num_turns + 1, num_turns=num_turns, num_tokens=20, memory_bytes=len(MEMORY)
     )
-    return Export(session, turns, min(1, num_turns), MEMORY)
+    history = {f"{index:032x}": index for index in range(num_turns)} | {f"s:{7:032x}": 0 for _ in turns}
+    return Export(session, turns, min(1, num_turns), history, MEMORY)
 
 
 @given(st.integers(0, 3), st.text())
@@ -35,8 +36,8 @@ def test_what_is_written_is_read(num_turns: int, message: str) -> None:
     export = exported(num_turns, message.encode("utf-8", "ignore").decode())
     file = write_export(export)
     read = read_export(file, PRINT)
-    assert (read.session, read.turns, read.num_consolidated_turns) == (
-        export.session, export.turns, export.num_consolidated_turns,
+    assert (read.session, read.turns, read.num_consolidated_turns, read.history) == (
+        export.session, export.turns, export.num_consolidated_turns, export.history,
     )  # fmt: skip
     for memory in (read.memory, file):
         found = unpack(memory, fingerprint=PRINT)
@@ -103,6 +104,11 @@ def _turns(**changes: Any) -> dict[str, Any]:
         {"consolidated": "3"},
         {"consolidated": "-1"},
         {"consolidated": "many"},
+        {"history": {"f" * 32: 2}},
+        {"history": {"f" * 32: -1}},
+        {"history": {"f" * 32: "0"}},
+        {"history": {"f" * 31: 0}},
+        {"history": ["f" * 32]},
     ],
 )
 def test_a_file_made_by_hand_is_trusted_in_nothing(changed: dict[str, Any]) -> None:
@@ -112,6 +118,7 @@ def test_a_file_made_by_hand_is_trusted_in_nothing(changed: dict[str, Any]) -> N
         SESSION: json.dumps(changed.get("session", asdict(good.session))),
         TRANSCRIPT: json.dumps(changed.get("turns", [asdict(turn) for turn in good.turns])),
         CONSOLIDATED: changed.get("consolidated", "1"),
+        HISTORY: json.dumps(changed.get("history", good.history)),
     }
     with pytest.raises(InvalidRequest, match=r"as (it was )?written"):
         read_export(annotate(MEMORY, notes), PRINT)
