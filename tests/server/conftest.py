@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
 from engine import Engine, StoreSettings
@@ -78,3 +79,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No HOPE_* variable of whoever runs the tests."""
     for name in [name for name in os.environ if name.startswith("HOPE_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def client(live: Running) -> AsyncIterator[AsyncOpenAI]:
+    """OpenAI's own client, to that server."""
+    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{live.port}/v1", api_key="none", max_retries=0) as client:
+        yield client

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -12,48 +11,10 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 
+from tests.server.chatting import CHAT, FIXED, ask, session, talk, transcript, user
+
 if TYPE_CHECKING:
     from tests.server.running import Running
-
-CHAT = "/v1/chat/completions"
-FIXED: dict[str, Any] = {"temperature": 0, "max_tokens": 5}
-
-
-@pytest.fixture
-async def client(live: Running) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{live.port}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-async def ask(client: AsyncOpenAI, messages: list[Any], session_id: str | None = None, **fields: Any) -> Any:
-    extra = {"X-Session-ID": session_id} if session_id else {}
-    asked = {"model": "hope", **FIXED, **fields}
-    return await client.chat.completions.create(messages=messages, extra_headers=extra, **asked)
-
-
-async def talk(client: AsyncOpenAI, session_id: str, num_turns: int, system: str | None = None) -> list[Any]:
-    """A conversation whose history is sent again with every turn; returns it."""
-    history: list[Any] = [{"role": "system", "content": system}] if system else []
-    for number in range(num_turns):
-        history.append(user(f"This is number {number}."))
-        answer = await ask(client, history, session_id)
-        # As clients do: the whole message object, with all its empty fields.
-        history.append(answer.choices[0].message.model_dump())
-    return history
-
-
-async def session(live: Running, session_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = (await live.http.get(f"/v1/sessions/{session_id}")).json()
-    return found
-
-
-async def transcript(live: Running, session_id: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (await live.http.get(f"/v1/sessions/{session_id}/turns?limit=100")).json()["data"]
-    return found
 
 
 async def test_a_chat_that_sends_its_history_again_learns_each_message_once(live: Running, client: AsyncOpenAI) -> None:
@@ -261,66 +222,6 @@ async def test_who_names_the_session_first(
     assert answer.headers.get("x-session-id") == expected
     listed = [one["id"] for one in (await live.http.get("/v1/sessions")).json()["data"]]
     assert listed == ([expected] if expected else [])
-
-
-NEUTRAL: dict[str, Any] = {
-    "tools": [], "tool_choice": "none", "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
-    "logprobs": False, "response_format": {"type": "text"}, "user": "u", "store": True, "parallel_tool_calls": False,
-    "service_tier": "auto", "reasoning_effort": "low", "stop": None, "seed": None, "modalities": ["text"],
-}  # fmt: skip
-
-
-async def test_neutral_values_are_taken(client: AsyncOpenAI) -> None:
-    assert (await ask(client, [user("Hello.")], **NEUTRAL)).choices[0].message.content is not None
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "param"),
-    [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported", "tools"),
-        ({"n": 2}, "unsupported", "n"),
-        ({"n": True}, "unsupported", "n"),
-        ({"presence_penalty": 0.5}, "unsupported", "presence_penalty"),
-        ({"logprobs": True}, "unsupported", "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "unsupported", "response_format"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "unsupported", "messages.0"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            "unsupported",
-            "messages.0.content",
-        ),
-        ({"messages": []}, "invalid_request", "messages"),
-        ({"messages": [user("")]}, "invalid_request", "messages.0.content"),
-        ({"messages": [user("a"), {"role": "assistant", "content": "b"}]}, "invalid_request", "messages"),
-        ({"messages": [{"role": "system", "content": "b"}]}, "invalid_request", "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "invalid_request", "messages.0.content"),
-        ({"max_tokens": 0}, "invalid_request", "max_tokens"),
-        ({"max_completion_tokens": 10**6}, "invalid_request", "max_completion_tokens"),
-        ({"temperature": 3}, "invalid_request", "temperature"),
-        ({"stop": ["a"] * 5}, "invalid_request", "stop"),
-        ({"session_id": "a b"}, "invalid_request", "session_id"),
-        ({"metadata": {"session_id": 7}}, "invalid_request", "metadata.session_id"),
-        ({"colour": "blue"}, "invalid_request", "colour"),
-    ],
-)
-@pytest.mark.parametrize("stream", [False, True])
-async def test_what_is_not_offered_or_wrong_is_400_and_named(
-    live: Running, body: dict[str, Any], code: str, param: str, stream: bool
-) -> None:
-    asked = {"model": "hope", "messages": [user("Hello.")], **FIXED, "session_id": None if "metadata" in body else "s"}
-    asked |= {**body, "stream": stream}
-    answer = await live.http.post(CHAT, json=asked)
-    assert answer.status_code == 400, answer.text
-    error = answer.json()["error"]
-    assert (error["code"], error["param"].startswith(param)) == (code, True), error
-    if "session_id" not in body and param != "messages":
-        assert (await session(live, "s")).get("error"), "nothing was made of it"
-
-
-async def test_parts_of_text_are_read_together(live: Running, client: AsyncOpenAI) -> None:
-    parts = [{"type": "text", "text": "Hello."}, {"type": "text", "text": "It is me."}]
-    await ask(client, [{"role": "user", "content": parts}], "s")
-    assert (await transcript(live, "s"))[0]["message"] == "Hello.\nIt is me."
 
 
 async def test_the_models_are_listed(client: AsyncOpenAI) -> None:
