@@ -1,6 +1,6 @@
 """Who may begin a turn, and how every turn ended: admitted or refused, counted while it runs, reported when it is over.
 
-Knows no session and no store.
+Knows no session.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import time
 from collections.abc import AsyncGenerator
 
 from engine.config import EngineSettings
-from engine.core import Observer, TurnCompleted, TurnEvent, TurnRequest
+from engine.core import Observer, Turn, TurnCompleted, TurnEvent, TurnRequest
 from engine.errors import (
     DeadlineExceeded,
     Draining,
     HopeError,
     InvalidRequest,
     Overloaded,
+    RateLimited,
+    StoreUnavailable,
     TooLarge,
     TurnCancelled,
 )
+from engine.sessions.limits import LEARNED, TOKENS, TURNS, Limits
+from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
 
 BUSY_RETRY_S = 1.0
@@ -34,8 +38,10 @@ class Admission:
         idle: set while none runs.
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: EngineSettings, observer: Observer) -> None:
+    def __init__(self, tokenizer: Tokenizer, store: SessionStore, settings: EngineSettings, observer: Observer) -> None:
         self._tokenizer, self._settings, self._observer = tokenizer, settings, observer
+        limits = Limits(settings.turns_per_minute, settings.tokens_per_minute, settings.learned_tokens_per_minute)
+        self._limiter = store.limiter(limits)
         self._open_turns = 0
         self.draining = False
         self.idle = asyncio.Event()
@@ -46,12 +52,14 @@ class Admission:
         """Whether the next turn is refused."""
         return self._open_turns >= self._settings.max_queue
 
-    async def counted(
-        self, request: TurnRequest, turn: AsyncGenerator[TurnEvent, None], arrived: float
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """The events of a turn that was admitted; how it ended is reported."""
+    async def counted(self, turn: AsyncGenerator[TurnEvent, None], arrived: float) -> AsyncGenerator[TurnEvent, None]:
+        """The events of a turn, if there is room for it; how it ended is reported.
+
+        Raises:
+            Draining, Overloaded: there is none.
+        """
         try:
-            self._admit(request)
+            self._make_room()
         except HopeError:
             self._observer.turn_finished("refused", None, 0.0, time.monotonic() - arrived)
             raise
@@ -70,6 +78,9 @@ class Admission:
         except DeadlineExceeded:
             outcome = "deadline"
             raise
+        except (InvalidRequest, TooLarge, RateLimited):
+            outcome = "refused"
+            raise
         finally:
             self._open_turns -= 1
             if not self._open_turns:
@@ -77,18 +88,38 @@ class Admission:
             queue_s = finished.timing.queue_ms / 1000 if finished and outcome == "completed" else 0.0
             self._observer.turn_finished(outcome, finished, queue_s, time.monotonic() - arrived)
 
-    def _admit(self, request: TurnRequest) -> None:
-        if self.draining:
-            raise Draining("the server is stopping; try again on another one", retry_after_s=BUSY_RETRY_S)
-        if self.full:
-            raise Overloaded("too many turns are waiting; try again shortly", retry_after_s=BUSY_RETRY_S)
+    def measure(self, request: TurnRequest) -> int:
+        """Tokens that a turn is going to read.
+
+        Raises:
+            InvalidRequest: none at all.
+            TooLarge: more than a turn may.
+        """
         if not request.message:
             raise InvalidRequest("the message is empty: say something", param="message")
-        size = sum(
-            len(self._tokenizer.encode(text)) for text in (request.message, *(one.text for one in request.before))
-        )
+        texts = [request.message, *(said.text for said in request.before)]
+        size = sum(len(self._tokenizer.encode(text)) for text in texts)
         if size > self._settings.max_message_tokens:
             raise TooLarge(
                 f"the message has {size} tokens, more than {self._settings.max_message_tokens}: split it",
                 param="message",
             )
+        return size
+
+    async def take_credit(self, tenant: str, num_tokens: int, *, learn: bool) -> None:
+        """Lets a turn begin that reads so many tokens; raises RateLimited where its tenant has no credit left."""
+        await self._limiter.take(tenant, {TURNS: 1, TOKENS: num_tokens} | ({LEARNED: num_tokens} if learn else {}))
+
+    async def take_spoken(self, tenant: str, turn: Turn) -> None:
+        """What the turn has spoken and, where it did, learned from."""
+        spoken = turn.usage.completion_tokens
+        used = {TOKENS: spoken} | ({LEARNED: spoken} if turn.memory.learned else {})
+        # The turn is over, whatever becomes of its account.
+        with contextlib.suppress(StoreUnavailable):
+            await self._limiter.take(tenant, used, anyhow=True)
+
+    def _make_room(self) -> None:
+        if self.draining:
+            raise Draining("the server is stopping; try again on another one", retry_after_s=BUSY_RETRY_S)
+        if self.full:
+            raise Overloaded("too many turns are waiting; try again shortly", retry_after_s=BUSY_RETRY_S)

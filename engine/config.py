@@ -258,6 +258,9 @@ class EngineSettings:
         heartbeat_timeout_s: heartbeat age after which the engine thread counts as dead.
         turns_per_consolidation: turns after which a session is handed to the worker.
         learn_every_tokens: clock of `cms.fast` inside a long message.
+        turns_per_minute: turns a tenant may begin in a minute, on all replicas together; 0 for no limit.
+        tokens_per_minute: tokens a tenant's turns may read and speak in a minute; a turn that began is not cut short.
+        learned_tokens_per_minute: tokens a tenant's sessions may learn from in a minute.
         idle_consolidation_s: quiet seconds after which a session is handed to the worker.
     """
 
@@ -273,3 +276,6 @@ class EngineSettings:
     turns_per_consolidation: int = 16
     idle_consolidation_s: float = 300.0
     learn_every_tokens: int = 512
+    turns_per_minute: int = 0
+    tokens_per_minute: int = 0
+    learned_tokens_per_minute: int = 0

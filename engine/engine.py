@@ -12,7 +12,6 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -69,10 +68,10 @@ class Engine:
         self.redis_url = redis_url
         self.model_name = "hope"
         self._embedded = embedded
-        self._turns = Turns(model, tokenizer, store, settings, store_settings, observer)
+        self._admission = Admission(tokenizer, store, settings, observer)
+        self._turns = Turns(model, tokenizer, store, settings, store_settings, observer, self._admission)
         self._chats = Chats(store, self._turns)
         self._archive = Archive(model, store, store_settings, self._turns.grounds.forget)
-        self._admission = Admission(tokenizer, settings, observer)
         self._health: tuple[float, Health] | None = None
 
     @classmethod
@@ -140,7 +139,7 @@ class Engine:
             HopeError: see `engine.errors`; nothing was learned, except where `CommitUnknown` says it may have been.
         """
         arrived = time.monotonic()
-        return self._admission.counted(request, self._turns.run(tenant, session_id, request, arrived), arrived)
+        return self._admission.counted(self._turns.run(tenant, session_id, request, arrived), arrived)
 
     def chat(
         self, tenant: str, session_id: str | None, messages: Sequence[Said], request: TurnRequest
@@ -159,9 +158,7 @@ class Engine:
             Conflict: the conversation contradicts the session's transcript.
         """
         arrived = time.monotonic()
-        asked = replace(request, message=messages[-1].text, before=tuple(messages[:-1])) if messages else request
-        turn = self._chats.run(tenant, session_id, messages, request, arrived)
-        return self._admission.counted(asked, turn, arrived)
+        return self._admission.counted(self._chats.run(tenant, session_id, messages, request, arrived), arrived)
 
     async def create_session(
         self, tenant: str, session_id: str | None, metadata: dict[str, str], contribute: bool

@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine.loop": _NOUNS | _TEXT | {"engine.scheduler", "engine.runner", "engine.live", "engine.model"},
     "engine.turnstile": _NOUNS,
     "engine.archive": _NOUNS | {"engine.model", "engine.sessions"},
-    "engine.admission": _NOUNS | {"engine.tokenizer"},
+    "engine.admission": _NOUNS | {"engine.tokenizer", "engine.sessions"},
     "engine.seen_through": _NOUNS,
     "engine.grounds": _NOUNS | {"engine.seen_through", "engine.model", "engine.sessions"},
     "engine.turns": _EVERYTHING_BELOW,

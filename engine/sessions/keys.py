@@ -113,6 +113,11 @@ def session_index(tenant: str) -> str:
     return f"{_PREFIX}{{{quote(tenant, safe='')}}}:sessions"
 
 
+def limit_bucket(tenant: str, kind: str) -> str:
+    """Hash with a time to live: the credit of one kind that a tenant has left, and when that was so."""
+    return f"{_PREFIX}{{{quote(tenant, safe='')}}}:limit:{kind}"
+
+
 def session_name(tenant: str, session_id: str) -> str:
     """One word for a session, unlike that of any other."""
     return f"{quote(tenant, safe='')}:{quote(session_id, safe='')}"

@@ -19,6 +19,7 @@ from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
 from engine.sessions.history import History
 from engine.sessions.keys import SessionKeys, session_index
 from engine.sessions.leases import Leases
+from engine.sessions.limits import Limiter, Limits
 from engine.sessions.queue import ConsolidationQueue
 from engine.sessions.records import (
     Commit,
@@ -268,6 +269,10 @@ class SessionStore:
     async def find_history(self, tenant: str, session_id: str, digests: Sequence[str]) -> builtins.list[int | None]:
         """The index of the turn each of these digests stands for; None where it stands for none."""
         return await self._history.find(tenant, session_id, digests)
+
+    def limiter(self, limits: Limits) -> Limiter:
+        """Takes what tenants use of these limits, over the same store."""
+        return Limiter(self._connection, limits)
 
     async def enqueue_consolidation(self, tenant: str, session_id: str, delay_s: float = 0.0) -> None:
         """Hands a session to the worker in `delay_s`; the last call counts, unless it is due already."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
+from engine import Engine, EngineSettings, StoreSettings
+from server.auth import parse_keys
 from tests.server.running import running, slow_socket, until, with_server
 
 if TYPE_CHECKING:
-    from engine import Engine
+    from pathlib import Path
+
     from server.metrics import Metrics
     from tests.server.running import Running
 
@@ -181,3 +185,24 @@ async def test_version_that_is_not_the_head_is_409(live: Running) -> None:
     answer = await live.http.post(TURNS, json={"message": "hello", "if_version": 7})
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
     assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_over_the_limit_is_429_with_the_time_to_wait(checkpoint: Path, store_url: str, metrics: Metrics) -> None:
+    settings = EngineSettings(checkpoint=checkpoint, turns_per_minute=2)
+    engine = await Engine.open(settings, StoreSettings(redis_url=store_url), metrics)
+    tenant = f"limited-{uuid.uuid4().hex[:8]}"
+    keys = parse_keys(f"k:{tenant}")
+    try:
+        async with running(engine, with_server(api_keys=keys), metrics) as live:
+            headers = {"Authorization": "Bearer k"}
+            await live.new_session("s", **headers)
+            path, body = "/v1/sessions/s/turns", {"message": "Hello.", "max_tokens": 2}
+            for _ in range(2):
+                assert (await live.http.post(path, json=body, headers=headers)).status_code == 200
+            for stream in (False, True):
+                answer = await live.http.post(path, json={**body, "stream": stream}, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
+                assert 1 <= int(answer.headers["retry-after"]) <= 30
+            assert (await live.http.get("/v1/sessions/s", headers=headers)).json()["version"] == 2
+    finally:
+        await engine.close()
