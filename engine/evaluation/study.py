@@ -5,6 +5,7 @@ A finished run is one line of a JSONL file; what is there already is not run aga
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -28,7 +30,7 @@ class Run:
     Attributes:
         table, model: whose line it is.
         seed: of weights and data.
-        settings: what else tells this run from others: learning rate, steps, task.
+        settings: what else tells this run from others: learning rate, steps, task, what the model begins as.
         values: the measured figure of every condition, in order.
         notes: what was measured beside: parameters, seconds, validation loss.
     """
@@ -122,6 +124,7 @@ def _run(
     bar: tqdm[Any],
 ) -> Run:
     settings: dict[str, float | int | str] = {"task": study.task.name, "steps": study.plan.steps, "rate": rate}
+    settings["begins"] = beginning(make, seed)
     run = results.find(name, seed, settings)
     if run is None:
         bar.set_postfix_str(f"{name}, rate {rate:g}, seed {seed}")
@@ -137,6 +140,16 @@ def _run(
         run = results.add(Run(study.table, name, seed, settings, values, notes))
     bar.update()
     return run
+
+
+def beginning(make: Callable[[], nn.Module], seed: int) -> str:
+    """8 hex digits of a contestant's shape and first weights: a run of a model that is built otherwise is another."""
+    torch.manual_seed(seed)
+    model = make()
+    digest = hashlib.sha256(repr(getattr(model, "config", "")).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def by_model(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:

@@ -19,6 +19,7 @@ from engine.evaluation.contestants import CONTESTANTS
 from engine.evaluation.report import markdown_table, render
 from engine.evaluation.study import Results, to_json
 from engine.evaluation.tables import TABLES
+from engine.from_file import is_file
 
 RESULTS = Path("docs/results")
 
@@ -66,13 +67,13 @@ def run_render(argv: Sequence[str]) -> int:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models",
-        type=lambda text: text.split(","),
+        type=_models,
         default=list(CONTESTANTS),
         metavar="NAMES",
         help=f"contestants, by commas (default {','.join(CONTESTANTS)})",
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3)")
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps a run (default: the table's)")
+    parser.add_argument("--seeds", type=_positive, default=3, metavar="N", help="seeds 0 to N-1 (default 3)")
+    parser.add_argument("--steps", type=_positive, metavar="N", help="training steps a run (default: the table's)")
     parser.add_argument(
         "--rates",
         type=lambda text: tuple(float(rate) for rate in text.split(",")),
@@ -81,4 +82,19 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder of public data, where a table needs it")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help=f"default {RESULTS}")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="intra-op threads (default 1)")
+    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="intra-op threads (default 1)")
+
+
+def _models(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        # A name misread would show when the models before it are trained.
+        if name and name not in CONTESTANTS and not is_file(name):
+            raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(CONTESTANTS)}, nor a FILE.py")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -26,7 +27,7 @@ from engine.evaluation.incremental import (
     in_weights,
     nearest_centroid,
 )
-from engine.evaluation.study import Results, Run
+from engine.evaluation.study import Results, Run, beginning
 from engine.evaluation.tasks.intents import (
     IntentEpisodes,
     StreamPlan,
@@ -133,18 +134,19 @@ def _runs(
     seed: int,
 ) -> list[Run]:
     """One trained contestant in all its ways of learning; in memory first. What is kept already is not run again."""
-    weights = WeightsPlan(given.task_steps, given.task_rate)
+    weights, shape = WeightsPlan(given.task_steps, given.task_rate), Shape(task.vocab_size, given.width, given.layers)
+    make = partial(build, name, shape)
     settings: Settings = {
         **_settings(task, plan),
         **{"steps": given.steps or STEPS, "rate": rate, "width": given.width, "layers": given.layers},
         **{"task_steps": weights.steps, "task_rate": weights.rate, "strength": given.strength},
+        "begins": beginning(make, seed),
     }
     ways = list(_ways(name, task, plan, weights, given.strength, seed))
     found = [results.find(f"{name}, {way}", seed, settings) for way, _ in ways]
     if all(found):
         return [run for run in found if run is not None]
-    shape = Shape(task.vocab_size, given.width, given.layers)
-    fitted = fit(lambda: build(name, shape), task, FitPlan(given.steps or STEPS), rate, seed)
+    fitted = fit(make, task, FitPlan(given.steps or STEPS), rate, seed)
     notes = _notes(fitted, task, seed)
     runs = []
     for (way, learn_stream), run in zip(ways, found, strict=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from engine.evaluation.chrf import chrf
 from engine.evaluation.contestants import Shape, build, num_parameters
 from engine.evaluation.fitting import FitPlan, Fitted, best_rate, fit
-from engine.evaluation.study import Results, Run
+from engine.evaluation.study import Results, Run, beginning
 from engine.evaluation.tasks.translation import (
     DIRECTIONS,
     Book,
@@ -71,14 +72,16 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
         shape = Shape(task.vocab_size, given.width, given.layers)
 
         def run(rate: float, seed: int, name: str = name, shape: Shape = shape) -> Run:
+            make = partial(build, name, shape)
             settings: dict[str, float | int | str] = {
+                "begins": beginning(make, seed),
                 **{"task": task.name, "steps": steps, "rate": rate, "tuning": given.tuning_steps},
                 **{"width": given.width, "layers": given.layers, "sentences": len(book.tests)},
             }
             found = results.find(name, seed, settings)
             if found is not None:
                 return found
-            fitted = fit(lambda: build(name, shape), task, FitPlan(steps), rate, seed)
+            fitted = fit(make, task, FitPlan(steps), rate, seed)
             tuned = _tuned(fitted.model, book, plan, tokenizer, FitPlan(given.tuning_steps), rate, seed)
             values = dict(_scores("read", fitted.model, book, plan, tokenizer, reads=True))
             values |= _scores("fine-tuned", tuned.model, book, plan, tokenizer, reads=False)

@@ -79,3 +79,21 @@ def test_a_table_is_measured_kept_printed_and_rendered(
     assert len(Results(tmp_path / "results" / "mqar.jsonl").runs) == 3
     assert run_render(["--results", folder, "--out", str(tmp_path / "RESULTS.md")]) == 0
     assert "1 tables" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--models", "hope,hopp"], "'hopp' is none of hope"),
+        (["--seeds", "0"], "'0' is no whole number"),
+        (["--steps", "-3"], "'-3' is no whole number"),
+        (["--threads", "two"], "'two' is no whole number"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_said_before_anything_is_trained(
+    flags: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_table("mqar", [*flags, "--results", str(tmp_path)])
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from engine.evaluation import study as study_module
 from engine.evaluation.contestants import Shape, build
 from engine.evaluation.fitting import FitPlan, accuracies, best_rate, fit, schedule
-from engine.evaluation.study import Results, Run, Study, by_model, run_study
+from engine.evaluation.study import Results, Run, Study, beginning, by_model, run_study
 from tests.engine.evaluation.copying import Copying
 
 SHAPE = Shape(Copying.vocab_size, width=32, num_layers=1, num_heads=2, chunk=8)
@@ -72,6 +73,19 @@ def test_every_contestant_tries_every_rate_and_runs_every_seed(tmp_path: Path) -
         assert runs[0].notes["validation_loss"] == min(run.notes["validation_loss"] for run in tried)
         assert list(runs[0].values) == ["short", "long"]
         assert runs[0].notes["parameters"] > 1000
+
+
+def test_a_model_that_is_built_otherwise_is_run_again(tmp_path: Path) -> None:
+    results = Results(tmp_path / "copying.jsonl")
+    for changes, num_runs in (({}, 3), ({}, 3), ({"write_rule": "dgd"}, 6), ({"read": "boundary"}, 9)):
+        contestants = [("hope", partial(build, "hope", SHAPE, **changes))]
+        run_study(Study("copying", Copying(), contestants, QUICK, 2), results, show_progress=False)
+        assert len(results.runs) == num_runs
+
+
+def test_what_a_model_begins_as_is_the_same_every_time_and_another_with_another_seed() -> None:
+    digests = [beginning(hope, seed) for seed in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

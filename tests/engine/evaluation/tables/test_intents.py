@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
 
 from engine.errors import InvalidRequest
-from engine.evaluation.contestants import Shape, build
+from engine.evaluation.fitting import Fitted, fit
 from engine.evaluation.report import markdown_table
 from engine.evaluation.study import Results
 from engine.evaluation.tables import intents
@@ -53,13 +55,13 @@ def test_every_way_has_its_row_and_no_run_is_made_twice(tmp_path: Path, monkeypa
     path.write_text("".join(lines[:-1]))
     trained = []
 
-    def recorded(name: str, shape: Shape) -> nn.Module:
-        trained.append(name)
-        return build(name, shape)
+    def recorded(make: Callable[[], nn.Module], *how: Any) -> Fitted:
+        trained.append(make)
+        return fit(make, *how)
 
-    monkeypatch.setattr(intents, "build", recorded)
+    monkeypatch.setattr(intents, "fit", recorded)
     again = intents.measure(given(SMALL, data), Results(path))
-    assert trained == ["samba"]
+    assert len(trained) == 1
     assert [(run.model, run.values) for run in again] == [(run.model, run.values) for run in runs]
 
 
