@@ -8,6 +8,8 @@ Shapes: B rows, T tokens, D width, H heads, K head width, N tokens of a piece.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,9 +59,11 @@ class Projections(nn.Module):
         for name in self.static_rates:
             self.add_module(name, nn.Linear(width, heads, bias=False))
         # Spread over the heads: a retention horizon from some 500 to 100,000 tokens, as training sees too few tokens in
-        # a row to learn the long ones, and an eta of 0.01 to 0.08 of the largest. Memories that begin with large steps
-        # answer to what they wrote themselves, over and over, and their gradient explodes with the text's length.
-        self.eta_bias = nn.Parameter(torch.linspace(-4.5, -2.5, heads))
+        # a row to learn the long ones, and an eta of 0.2 to 0.6 of the largest where a chunk is one token. In a longer
+        # chunk all errors are taken at its start: with such steps the memories answer to what they wrote themselves,
+        # over and over, and gradients explode with the text's length. This power keeps them bounded (measured).
+        start = torch.linspace(-1.5, 0.5, heads) - 2 / 3 * math.log(config.chunk_projections)
+        self.eta_bias = nn.Parameter(start)
         if config.retention:
             self.alpha_bias = nn.Parameter(torch.linspace(4.5, 10.0, heads))
 
