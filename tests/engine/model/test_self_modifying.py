@@ -160,8 +160,11 @@ def _norm(gradients: dict[str, torch.Tensor]) -> float:
     return float(torch.stack([gradient.norm() for gradient in gradients.values()]).norm())
 
 
-@pytest.mark.parametrize("largest_step", [1.0, 2.0])
-@pytest.mark.parametrize("write_rule", ["dgd-layers", "dgd", "gradient"])
+@pytest.mark.parametrize(
+    ("write_rule", "largest_step"),
+    # Plain descent has nothing that holds it where steps are larger than 1.
+    [("dgd-layers", 1.0), ("dgd-layers", 2.0), ("dgd", 1.0), ("dgd", 2.0), ("gradient", 1.0)],
+)
 def test_an_untrained_layers_gradient_does_not_grow_with_the_text(write_rule: str, largest_step: float) -> None:
     torch.manual_seed(0)
     titans = Hope(tiny_config(write_rule=write_rule, largest_step=largest_step)).double().blocks[0].titans
