@@ -36,10 +36,11 @@ class Chats:
     ) -> AsyncGenerator[TurnEvent, None]:
         """The events of the turn. See `Engine.chat`."""
         digest = digest_of(request, messages)
+        everything = _read(messages, request)
         for attempt in range(1, ATTEMPTS + 1):
-            head = None if session_id is None else await self._head(tenant, session_id, request.learn)
+            head = None if session_id is None else await self._head(tenant, session_id, everything)
             if head is None:
-                planned = _read(messages, replace(request, learn=False))
+                planned = replace(everything, learn=False)
             else:
                 planned = await self._plan(tenant, head, messages, request)
             turn = self._turns.run(tenant, head.session.id if head else "", planned, arrived, digest)
@@ -54,13 +55,15 @@ class Chats:
                 if begun or error.param != "if_version" or attempt == ATTEMPTS:
                     raise
 
-    async def _head(self, tenant: str, session_id: str, learn: bool) -> Head | None:
+    async def _head(self, tenant: str, session_id: str, everything: TurnRequest) -> Head | None:
         """The session, made where it is new; None where it is new and is to leave no trace."""
         try:
             return await self._store.head(tenant, session_id)
         except NotFound:
-            if not learn:
+            if not everything.learn:
                 return None
+        # A new session reads it all: what is too much for a turn must not leave one behind.
+        self._turns.admission.measure(everything)
         now = now_iso()
         with contextlib.suppress(Conflict):  # another request of the same conversation was faster
             await self._store.create(tenant, Session(session_id, now, now))

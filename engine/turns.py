@@ -61,7 +61,7 @@ class Turns:
         self.model, self.tokenizer, self.store, self.observer = model, tokenizer, store, observer
         self.settings, self.store_settings = settings, store_settings
         self.loop = EngineLoop(model, settings, observer)
-        self._admission = admission
+        self.admission = admission
         self._see_through = SeenThrough()
         self.grounds = Grounds(model, store, settings, store_settings, observer, self._see_through)
         self._turnstile = Turnstile()
@@ -82,7 +82,7 @@ class Turns:
             arrived: when it was asked for (monotonic).
             digest: of what was asked; by default the request's.
         """
-        size = self._admission.measure(request)
+        size = self.admission.measure(request)
         turn_id = f"turn-{secrets.token_hex(12)}"
         digest = digest or digest_of(request)
         async with self._turnstile.enter((tenant, session_id or turn_id), arrived + request.timeout_s):
@@ -91,7 +91,7 @@ class Turns:
                 yield event
             if stored is not None:
                 return
-            await self._admission.take_credit(tenant, size, learn=request.learn)
+            await self.admission.take_credit(tenant, size, learn=request.learn)
             async with self.grounds.stand(tenant, session_id, request, arrived) as ground:
                 # Another replica may have finished the same request while this one waited for the lease.
                 stored = await self._stored(tenant, session_id, request, digest)
@@ -111,7 +111,7 @@ class Turns:
                             finished = signal
                 assert finished is not None  # `_run` ends with a result or raises
                 turn = await self._conclude(tenant, ground, request, finished, turn_id, digest, arrived)
-            await self._see_through(self._admission.take_spoken(tenant, turn))
+            await self._see_through(self.admission.take_spoken(tenant, turn))
             yield TurnCompleted(turn)
 
     async def _stored(self, tenant: str, session_id: str, request: TurnRequest, digest: str) -> Turn | None:

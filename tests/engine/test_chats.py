@@ -153,9 +153,12 @@ async def test_without_a_session_turns_run_side_by_side_and_leave_nothing(redis_
 
 async def test_refusals_make_nothing(redis_url: str) -> None:
     async with opened(redis_url) as engine:
-        for messages in ([], [Said("user", "a"), Said("assistant", "b")], [Said("system", "a")]):
-            with pytest.raises(InvalidRequest):
-                await chat(engine, messages, None)
+        for session_id in (None, "new"):
+            for messages in ([], [Said("user", "a"), Said("assistant", "b")], [Said("system", "a")]):
+                with pytest.raises(InvalidRequest):
+                    await chat(engine, messages, session_id)
+            with pytest.raises(TooLarge):
+                await chat(engine, [Said("user", "x y " * 9000)], session_id)
         engine.begin_drain()
         with pytest.raises(Draining):
             await chat(engine, [Said("user", "a")])
