@@ -21,6 +21,7 @@ from engine import (
     TurnRequest,
     TurnToken,
     Unsupported,
+    Usage,
 )
 
 READ_ONLY = "-readonly"
@@ -200,15 +201,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class CompletionUsage:
-    """Token counts of a turn; of a conversation only what was new was read."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-@dataclass(frozen=True)
 class Learned:
     """What the session learned from the turn."""
 
@@ -218,22 +210,24 @@ class Learned:
 
 @dataclass(frozen=True)
 class ChatCompletion:
-    """The answer of `POST /v1/chat/completions`; `hope` only where something was learned."""
+    """The answer of `POST /v1/chat/completions`; `hope` only where something was learned.
+
+    `usage` counts what was read: of a conversation only what was new.
+    """
 
     id: str
     created: int
     model: str
     choices: list[Choice]
-    usage: CompletionUsage
+    usage: Usage
     hope: Learned | None = None
     object: Literal["chat.completion"] = "chat.completion"
 
 
 def completion(turn: Turn, model: str) -> dict[str, Any]:
     """A turn as a `ChatCompletion`."""
-    usage = CompletionUsage(turn.usage.prompt_tokens, turn.usage.completion_tokens, turn.usage.total_tokens)
     choice = Choice(Reply(turn.reply), turn.finish_reason)  # type: ignore[arg-type]  # the engine knows these two
-    whole = asdict(ChatCompletion(f"chatcmpl-{turn.id}", int(time.time()), model, [choice], usage, _learned(turn)))
+    whole = asdict(ChatCompletion(f"chatcmpl-{turn.id}", int(time.time()), model, [choice], turn.usage, _learned(turn)))
     return {name: value for name, value in whole.items() if name != "hope" or value is not None}
 
 
