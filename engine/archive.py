@@ -16,7 +16,6 @@ from engine.core import Session, Turn, VersionView
 from engine.errors import Conflict, CorruptMemory, InvalidRequest, StoreUnavailable
 from engine.model.hope import Hope
 from engine.model.portable import fits, level_of, pack_row
-from engine.model.weights import fingerprint
 from engine.sessions.chain import BEGINNING
 from engine.sessions.commits import as_it_was
 from engine.sessions.keeping import kept
@@ -35,16 +34,22 @@ class Archive:
 
     Args:
         model: whose memories these are.
+        fingerprint: of the model.
         store: holds them.
         settings: of the store.
         forget: drops a session's memory from this process's cache.
     """
 
     def __init__(
-        self, model: Hope, store: SessionStore, settings: StoreSettings, forget: Callable[[str, str], None]
+        self,
+        model: Hope,
+        fingerprint: str,
+        store: SessionStore,
+        settings: StoreSettings,
+        forget: Callable[[str, str], None],
     ) -> None:
-        self._model, self._store, self._settings, self._forget = model, store, settings, forget
-        self._fingerprint = fingerprint(model)
+        self._model, self._fingerprint = model, fingerprint
+        self._store, self._settings, self._forget = store, settings, forget
 
     async def versions(self, tenant: str, session_id: str) -> list[VersionView]:
         """See `Engine.versions`."""

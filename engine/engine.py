@@ -71,7 +71,8 @@ class Engine:
         self._admission = Admission(tokenizer, store, settings, observer)
         self._turns = Turns(model, tokenizer, store, settings, store_settings, observer, self._admission)
         self._chats = Chats(store, self._turns)
-        self._archive = Archive(model, store, store_settings, self._turns.grounds.forget)
+        grounds = self._turns.grounds
+        self._archive = Archive(model, grounds.fingerprint, store, store_settings, grounds.forget)
         self._health: tuple[float, Health] | None = None
 
     @classmethod

@@ -23,6 +23,8 @@ FORMAT = "hope-memory-1"
 
 _LENGTH_BYTES = 8  # safetensors opens with the length of its JSON header, little endian
 _NO_CHECKSUM = "0" * 64
+# What `pack` writes into the header, beside the checksum.
+_OWN = ("format", "fingerprint", "zeros")
 
 
 def pack(tensors: Mapping[str, Tensor], *, fingerprint: str) -> bytes:
@@ -65,8 +67,11 @@ def unpack(blob: bytes, *, fingerprint: str) -> dict[str, Tensor]:
         tensors = load(blob)
     except SafetensorError as error:
         raise CorruptMemory("the stored memory is not readable; roll back to an earlier version") from error
-    for name, (dtype, shape) in json.loads(metadata["zeros"]).items():
-        tensors[name] = torch.zeros(shape, dtype=getattr(torch, dtype))
+    try:
+        for name, (dtype, shape) in json.loads(metadata["zeros"]).items():
+            tensors[name] = torch.zeros(shape, dtype=getattr(torch, dtype))
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CorruptMemory("the stored memory is not readable; roll back to an earlier version") from error
     return tensors
 
 
@@ -77,7 +82,7 @@ def annotate(blob: bytes, notes: Mapping[str, str]) -> bytes:
         CorruptMemory: the bytes are damaged or of another format.
     """
     metadata = read_metadata(blob)
-    own = {name: metadata[name] for name in ("format", "fingerprint", "zeros")}
+    own = {name: metadata[name] for name in _OWN}
     # The checksum first: nothing in a note may be taken for its place.
     changed = {"checksum": _NO_CHECKSUM, **own, **notes}
     header = json.loads(_header(blob)) | {"__metadata__": changed}
@@ -99,6 +104,9 @@ def read_metadata(blob: bytes) -> dict[str, str]:
         raise CorruptMemory(f"the stored memory is not of format {FORMAT}: use the release that wrote it")
     if _checksum(blob, metadata.get("checksum", "")) != metadata.get("checksum"):
         raise CorruptMemory("the stored memory is damaged (its checksum differs); roll back to another")
+    # Whoever makes a file by hand can make its checksum too.
+    if not all(name in metadata and metadata[name].isascii() for name in _OWN):
+        raise CorruptMemory("the stored memory is damaged: its header lacks a part")
     return metadata
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load
+from safetensors.torch import load, save
 
-from engine.errors import Conflict, InvalidRequest
-from engine.sessions.snapshot import annotate, pack, unpack
+from engine.errors import Conflict, CorruptMemory, InvalidRequest
+from engine.sessions.snapshot import FORMAT, _checksum, annotate, pack, unpack
 from engine.sessions.transfer import CONSOLIDATED, HISTORY, SESSION, TRANSCRIPT, Export, read_export, write_export
 from tests.engine.sessions.samples import make_session, make_turn
 
@@ -73,6 +73,29 @@ def test_what_is_no_file_of_ours_is_refused(content: bytes) -> None:
 def test_a_memory_without_its_session_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="without its session"):
         read_export(MEMORY, PRINT)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zeros": None},
+        {"fingerprint": None},
+        {"zeros": "no JSON"},
+        {"zeros": '{"a": ["zeros", [3]]}'},
+        {"zeros": '{"a": ["float32", [-1]]}'},
+        {"zeros": '{"a": 1}'},
+        {"zeros": "[]"},
+        {"zeros": '{"\\ud800": 1}'},
+    ],
+)
+def test_a_header_made_by_hand_is_refused_as_well(changes: dict[str, str | None]) -> None:
+    """Whatever it says, it is said to be damaged: when it is read, or when its memory is."""
+    known = {"format": FORMAT, "fingerprint": PRINT, "zeros": "{}", "checksum": "0" * 64, **changes}
+    blob = save({"w": torch.ones(2)}, metadata={name: value for name, value in known.items() if value is not None})
+    blob = blob.replace(b"0" * 64, _checksum(blob, "0" * 64).encode(), 1)
+    good = exported(0)
+    with pytest.raises((InvalidRequest, CorruptMemory)):
+        unpack(read_export(write_export(replace(good, memory=blob)), PRINT).memory, fingerprint=PRINT)
 
 
 def _session(**changes: Any) -> dict[str, Any]:
