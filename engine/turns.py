@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, replace
-from typing import TypeVar
 
 from engine.admission import Admission
 from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
@@ -41,8 +40,6 @@ from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
 from engine.turnstile import Turnstile
 from engine.views import make_turn, milliseconds
-
-ResultT = TypeVar("ResultT")
 
 
 class Turns:
