@@ -262,6 +262,9 @@ class EngineSettings:
         tokens_per_minute: tokens a tenant's turns may read and speak in a minute; a turn that began is not cut short.
         learned_tokens_per_minute: tokens a tenant's sessions may learn from in a minute.
         idle_consolidation_s: quiet seconds after which a session is handed to the worker.
+        generation_every_s: seconds after a contributing session's turn until its tenant gets a new generation; 0: only
+            when asked for.
+        suite: an operator's probes and texts for the gate, beside the bundled ones.
     """
 
     checkpoint: Path | None = None
@@ -275,6 +278,8 @@ class EngineSettings:
     heartbeat_timeout_s: float = 30.0
     turns_per_consolidation: int = 16
     idle_consolidation_s: float = 300.0
+    generation_every_s: int = 3600
+    suite: Path | None = None
     learn_every_tokens: int = 512
     turns_per_minute: int = 0
     tokens_per_minute: int = 0

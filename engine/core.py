@@ -172,6 +172,43 @@ class MemoryView:
 
 
 @dataclass(frozen=True)
+class GateCheck:
+    """One check of a candidate generation: the figure under its parent, under it, and the bound it had to keep."""
+
+    before: float
+    after: float
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """One try to fold contributing sessions into a new generation, as the wire shows it (API.md, Consolidation)."""
+
+    id: str
+    status: str
+    from_generation: int
+    started_at: str
+    to_generation: int | None = None
+    num_sessions: int = 0
+    num_turns: int = 0
+    gate: dict[str, GateCheck] = field(default_factory=dict)
+    reason: str | None = None
+    finished_at: str | None = None
+    object: str = "consolidation"
+
+
+@dataclass(frozen=True)
+class GenerationView:
+    """A generation of the levels that a tenant's sessions share, as the wire shows it; 0 is the checkpoint alone."""
+
+    generation: int
+    created_at: str | None
+    active: bool
+    consolidation_id: str | None
+
+
+@dataclass(frozen=True)
 class TurnCreated:
     """First event of a turn: it was accepted."""
 

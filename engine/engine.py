@@ -20,6 +20,8 @@ from engine.archive import Archive
 from engine.chats import Chats
 from engine.config import EngineSettings, StoreSettings
 from engine.core import (
+    Consolidation,
+    GenerationView,
     Health,
     MemoryView,
     Observer,
@@ -30,9 +32,9 @@ from engine.core import (
     TurnRequest,
     VersionView,
 )
-from engine.errors import (
-    StoreUnavailable,
-)
+from engine.errors import StoreUnavailable
+from engine.generations import Generations
+from engine.grounds import Ground
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
 from engine.sessions.embedded import EmbeddedStore
@@ -73,6 +75,7 @@ class Engine:
         self._chats = Chats(store, self._turns)
         grounds = self._turns.grounds
         self._archive = Archive(model, grounds.fingerprint, store, store_settings, grounds.forget)
+        self._generations = Generations(store)
         self._health: tuple[float, Health] | None = None
 
     @classmethod
@@ -185,10 +188,14 @@ class Engine:
         """Changes what is not None."""
         return await self.store.update(tenant, session_id, metadata, contribute)
 
-    async def delete_session(self, tenant: str, session_id: str) -> None:
-        """Removes a session and everything that belongs to it."""
+    async def delete_session(self, tenant: str, session_id: str) -> list[int]:
+        """Removes a session and everything that belongs to it, and keeps it out of every later generation.
+
+        Returns:
+            The generations that had learned from it.
+        """
         self._turns.grounds.forget(tenant, session_id)
-        await self.store.delete(tenant, session_id)
+        return await self._generations.delete_session(tenant, session_id)
 
     async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
         """A page of the transcript and whether more follows."""
@@ -197,8 +204,9 @@ class Engine:
     async def memory(self, tenant: str, session_id: str) -> MemoryView:
         """Every level of the session's memory, and the surprise of its turns."""
         session = await self.store.get(tenant, session_id)
-        session, memory = await self._turns.grounds.bring_up(tenant, session)
-        return await memory_view(self.store, tenant, session, memory, self.model)
+        grounds = self._turns.grounds
+        ground = await grounds.under_generation(tenant, Ground(*await grounds.bring_up(tenant, session), None))
+        return await memory_view(self.store, tenant, ground.session, ground.memory, self.model)
 
     async def versions(self, tenant: str, session_id: str) -> list[VersionView]:
         """The versions of a session's memory that can be gone back to, newest first; and to 0, always."""
@@ -234,6 +242,33 @@ class Engine:
             Conflict: it is another model's, or the id is taken.
         """
         return await self._archive.take_in(tenant, file, session_id)
+
+    async def consolidate(self, tenant: str, *, wait: bool = False, without: str | None = None) -> Consolidation:
+        """Has the tenant's contributing sessions folded into a new generation by the worker.
+
+        One that runs already is what is returned.
+
+        Args:
+            wait: until it has ended.
+            without: id of a session, deleted or not: begin again from the last generation that had not learned from it.
+        """
+        return await self._generations.consolidate(tenant, wait, without)
+
+    async def consolidation(self, tenant: str, consolidation_id: str) -> Consolidation:
+        """One of the last hundred consolidations, or NotFound."""
+        return await self._generations.consolidation(tenant, consolidation_id)
+
+    async def consolidations(self, tenant: str) -> list[Consolidation]:
+        """The last hundred consolidations, newest first."""
+        return await self._generations.consolidations(tenant)
+
+    async def generations(self, tenant: str) -> list[GenerationView]:
+        """Every generation that is kept, newest first; the last is 0, the checkpoint alone."""
+        return await self._generations.views(tenant)
+
+    async def activate_generation(self, tenant: str, number: int) -> GenerationView:
+        """Makes a generation the active one for all replicas, from their next turn on, or NotFound."""
+        return await self._generations.activate(tenant, number)
 
     async def health(self) -> Health:
         """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from engine.config import EngineSettings, StoreSettings
 from engine.core import Observer, Session, TurnRequest
 from engine.errors import Conflict, StoreUnavailable
+from engine.following import Following
 from engine.model.hope import Hope, Memory
 from engine.model.portable import unpack_row
+from engine.model.shared import with_shared
 from engine.model.weights import fingerprint
 from engine.seen_through import SeenThrough
 from engine.sessions.commits import as_it_was
@@ -31,7 +33,8 @@ from engine.sessions.store import SessionStore
 class Ground:
     """What a turn stands on: the session as it was and its memory; a turn that learns nothing has no lease.
 
-    `back_to` is the earlier version that these are of; the session's number is the head's all the same.
+    The memory holds what the tenant's active generation knows, and the session names that generation. `back_to` is the
+    earlier version that these are of; the session's number is the head's all the same.
     """
 
     session: Session
@@ -57,6 +60,7 @@ class Grounds:
         self.fingerprint = fingerprint(model)
         self._residency: Residency[Memory] = Residency(settings.resident_bytes)
         self._see_through = see_through
+        self._following = Following(model, store, self.fingerprint)
 
     def forget(self, tenant: str, session_id: str) -> None:
         """Drops a session's memory from this replica."""
@@ -67,7 +71,8 @@ class Grounds:
         """The session under its lease (a turn that learns nothing needs none), and its memory."""
         if not session_id:
             now = now_iso()
-            yield Ground(Session("", now, now), await asyncio.to_thread(unpack_row, {}, self.model), None)
+            memory = await asyncio.to_thread(unpack_row, {}, self.model)
+            yield await self.under_generation(tenant, Ground(Session("", now, now), memory, None))
             return
         lease: Lease | None = None
         if request.learn:
@@ -83,13 +88,22 @@ class Grounds:
                         param="if_version",
                     )
                 if request.back_to is not None:
-                    yield await self._earlier(tenant, session, request.back_to, lease)
-                    return
-                session, memory = await self.bring_up(tenant, session)
-                yield Ground(session, memory, lease)
+                    ground = await self._earlier(tenant, session, request.back_to, lease)
+                else:
+                    ground = Ground(*await self.bring_up(tenant, session), lease)
+                yield await self.under_generation(tenant, ground)
         finally:
             if lease is not None:
                 await self._see_through(self._give_back(lease))
+
+    async def under_generation(self, tenant: str, ground: Ground) -> Ground:
+        """The same with what the generation knows that is active now.
+
+        It is looked up under the session's lease: nobody who saw an earlier one can still commit to the session.
+        """
+        number, shared = await self._following.active(tenant)
+        session = replace(ground.session, generation=number)
+        return replace(ground, session=session, memory=with_shared(ground.memory, shared))
 
     async def _earlier(self, tenant: str, session: Session, version: int, lease: Lease | None) -> Ground:
         """An earlier version to stand on; it is not kept in the cache, whose memories are heads."""

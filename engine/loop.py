@@ -21,6 +21,7 @@ from engine.live import Failed, Finished, LiveTurn
 from engine.model.hope import POSITION, Hope, Memory
 from engine.model.learning import Lesson, learn
 from engine.model.portable import distance, pack_row, unpack_row
+from engine.model.shared import session_part
 from engine.runner import Runner
 from engine.sampler import sample
 from engine.scheduler import Demand, Share, admit, schedule
@@ -200,7 +201,7 @@ class EngineLoop:
         if turn.request.learn:
             self._report_titans(turn, memory or {})
             memory = self._learn(turn, memory or {}, list(turn.lesson_tokens(0, final=True)))
-            tensors = pack_row(memory, self.model.config.chunk_projections)
+            tensors = pack_row(session_part(memory, self.model), self.model.config.chunk_projections)
             if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
                 self._reject(turn)
                 return

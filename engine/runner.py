@@ -28,7 +28,9 @@ class Runner:
     def enter(self, row: int, memory: Memory) -> None:
         """A row (batch size 1) joins the batch."""
         if self._rows:
-            self._batch = {name: torch.cat([value, memory[name]]) for name, value in self._batch.items()}
+            # A level that sessions share is there only for those whose tenant has a generation of it.
+            batch, memory = _filled(self._batch, memory, len(self._rows)), _filled(memory, self._batch, 1)
+            self._batch = {name: torch.cat([value, memory[name]]) for name, value in batch.items()}
         else:
             self._batch = dict(memory)
         self._rows.append(row)
@@ -69,3 +71,9 @@ class Runner:
         lengths = None if set(counts) == {width} else torch.tensor(counts)
         logits_BTV, self._batch = self.model(ids, self._batch, lengths)
         return {row: logits_BTV[at, : counts[at]] for at, row in enumerate(self._rows) if counts[at]}
+
+
+def _filled(memory: Memory, other: Memory, num_rows: int) -> Memory:
+    """The memory with zeros, which say that nothing was learned, for what only the other one holds."""
+    missing = {name: value for name, value in other.items() if name not in memory}
+    return memory | {name: value.new_zeros(num_rows, *value.shape[1:]) for name, value in missing.items()}

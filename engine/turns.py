@@ -20,6 +20,7 @@ from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
 from engine.core import (
     Observer,
     Said,
+    Session,
     Timing,
     Turn,
     TurnCompleted,
@@ -192,16 +193,18 @@ class Turns:
         committed = time.monotonic()
         self.grounds.keep(tenant, session, memory)
         self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
-        await self._hand_to_worker(tenant, session.id, commit.turn.index + 1)
+        await self._hand_to_worker(tenant, session, commit.turn.index + 1)
         return committed
 
-    async def _hand_to_worker(self, tenant: str, session_id: str, num_turns: int) -> None:
-        """Every so many turns at once, else when the session has gone quiet."""
+    async def _hand_to_worker(self, tenant: str, session: Session, num_turns: int) -> None:
+        """Every so many turns at once, else when the session has gone quiet; its tenant once a period."""
         due_now = num_turns % self.settings.turns_per_consolidation == 0
         delay = 0.0 if due_now else self.settings.idle_consolidation_s
         # The turn is durable; a session that misses its place in line gets another with its next turn.
         with contextlib.suppress(StoreUnavailable):
-            await self.store.enqueue_consolidation(tenant, session_id, delay)
+            await self.store.enqueue_consolidation(tenant, session.id, delay)
+            if session.contribute and self.settings.generation_every_s:
+                await self.store.generations.schedule(tenant, self.settings.generation_every_s)
 
 
 def _post(loop: asyncio.AbstractEventLoop, signals: asyncio.Queue[Signal], signal: Signal) -> None:

@@ -67,7 +67,8 @@ def make_turn(
 ) -> Turn:
     """The Turn of a session, not yet committed; a turn that learned nothing shows the memory of before."""
     learned = finished.memory is not None
-    memory = finished.memory if finished.memory is not None else before
+    # What sessions share no turn changes, and the session's own memory does not hold.
+    memory = before if finished.memory is None else {**before, **finished.memory}
     levels = tuple(
         LevelReport(level.name, level.scope, level.updates, level.norm, level.drift)
         for level in describe(memory, model)

@@ -112,10 +112,12 @@ class Authorize:
 
 
 allow_users = Authorize(USER, OPERATOR)
+allow_operators = Authorize(OPERATOR)
 allow_metrics = Authorize(METRICS, OPERATOR)
 allow_pages = Authorize(*ROLES, page=True)
 
 Caller = Annotated[Principal, Depends(allow_users)]
+Operator = Annotated[Principal, Depends(allow_operators)]
 
 
 def bearer_key(header: str) -> str | None:

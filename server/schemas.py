@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from engine import InvalidRequest, Session, Turn, TurnCompleted, TurnCreated, TurnEvent, TurnRequest, VersionView
+from engine import (
+    Consolidation,
+    GenerationView,
+    InvalidRequest,
+    Session,
+    Turn,
+    TurnCompleted,
+    TurnCreated,
+    TurnEvent,
+    TurnRequest,
+    VersionView,
+)
 
 SESSION_ID = r"^[A-Za-z0-9_\-]{1,64}$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
@@ -67,6 +78,15 @@ class SessionFork(_Body):
 
     version: int | None = Field(default=None, ge=0, description="one that is retained; the head by default")
     id: Annotated[str, StringConstraints(pattern=SESSION_ID)] | None = None
+
+
+class ConsolidationCreate(_Body):
+    """`POST /v1/consolidations`."""
+
+    wait: bool = Field(default=False, description="answer once it has ended")
+    without: Annotated[str, StringConstraints(pattern=SESSION_ID)] | None = Field(
+        default=None, description="a session, deleted or not: go back to before the generations that learned from it"
+    )
 
 
 class TurnCreate(_Body):
@@ -156,12 +176,31 @@ class VersionList:
 
 
 @dataclass(frozen=True)
+class ConsolidationList:
+    """The last consolidations, newest first."""
+
+    data: list[Consolidation]
+    has_more: Literal[False] = False
+    object: Literal["list"] = "list"
+
+
+@dataclass(frozen=True)
+class GenerationList:
+    """Every generation that is kept, newest first."""
+
+    data: list[GenerationView]
+    has_more: Literal[False] = False
+    object: Literal["list"] = "list"
+
+
+@dataclass(frozen=True)
 class SessionDeleted:
-    """What is left of a session: the word that it is gone."""
+    """What is left of a session: the word that it is gone, and the generations that had learned from it, if any."""
 
     id: str
     object: Literal["session.deleted"] = "session.deleted"
     deleted: Literal[True] = True
+    generations: list[int] | None = None
 
 
 def turn_event(event: TurnEvent) -> dict[str, Any]:

@@ -174,6 +174,8 @@ OPTIONS = (
     Option("engine", "learned_tokens_per_minute", _whole(0), "tokens a tenant's sessions may learn from in a minute"),
     Option("engine", "turns_per_consolidation", _whole(1), "turns after which the worker consolidates"),
     Option("engine", "idle_consolidation_s", _seconds, "quiet after which the worker consolidates"),
+    Option("engine", "generation_every_s", _whole(0), "seconds until contributed turns make a generation; 0: on call"),
+    Option("engine", "suite", _optional(Path), "TOML file of your own probes and texts for the gate"),
     Option("store", "redis_url", _optional(_redis_url), "Redis or Valkey to use; none: an embedded one"),
     Option("store", "data_dir", Path, "folder of the embedded store's files"),
     Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),

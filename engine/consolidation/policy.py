@@ -62,3 +62,60 @@ class ReplayPolicy:
     def rate(self, num_turns: int) -> float:
         """Factor on the level's learning rate for a portion of so many turns."""
         return min(self.most_rate, self.rate_per_turn * num_turns)
+
+
+@dataclass(frozen=True)
+class GenerationPolicy:
+    """What a tenant's consolidation takes in, how hard it works, and what a candidate must keep.
+
+    Attributes:
+        most_turns, most_turns_of_session: taken in at once; the rest waits for the next time.
+        surprise_ceiling: turns above it in nats are no language: noise is not knowledge.
+        first_dreams, more_dreams: dreamt of every turn; the rest only where the first brought news.
+        news_nats: a dream counts where its reply is so much likelier after the turn than without it.
+        dream_temperature: of the questions; replies are the most likely ones.
+        cue_nats: what the words of the turn gain in the questions, which else stray from it.
+        longest_dream: tokens of a question and its reply.
+        held_out: one in so many of a session's dreams is kept for the gate.
+        most_share: of a step that one session may have, unless so few contribute.
+        num_steps, rows_per_step: of the distillation.
+        dream_share, rehearsal_share: of the rows of a step; the rest is calm.
+        optimizer, learning_rate, max_update_norm: of the steps (`engine.config.LEVEL_OPTIMIZERS`).
+        most_drift: bound on the norm of what a generation knows.
+        most_rehearsal: dreams kept of one generation, and of all of them together times four.
+        keep_generations: the oldest others are removed.
+        least_uptake: share of the held-out dreams that a fresh session must answer as the dreamer did.
+        least_retention: share of what the parent still knew of earlier generations.
+        least_calm: share of replies, to what nobody told, that stay as they were.
+        most_perplexity: times the parent's, on the fixed text.
+    """
+
+    most_turns: int = 256
+    most_turns_of_session: int = 64
+    surprise_ceiling: float = 9.0
+    first_dreams: int = 24
+    more_dreams: int = 40
+    news_nats: float = 2.0
+    dream_temperature: float = 0.8
+    cue_nats: float = 3.0
+    longest_dream: int = 40
+    held_out: int = 5
+    most_share: float = 0.25
+    num_steps: int = 150
+    rows_per_step: int = 24
+    dream_share: float = 0.5
+    rehearsal_share: float = 0.25
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-3
+    max_update_norm: float = 1.0
+    most_drift: float = 32.0
+    most_rehearsal: int = 128
+    keep_generations: int = 16
+    least_uptake: float = 0.2
+    least_retention: float = 0.8
+    least_calm: float = 0.7
+    most_perplexity: float = 1.02
+
+    def share_of_session(self, num_sessions: int) -> float:
+        """The most of a step that one of so many sessions may have."""
+        return max(self.most_share, 1.0 / max(1, num_sessions))

@@ -16,8 +16,10 @@ import time
 from collections.abc import AsyncIterator
 
 from engine.config import EngineSettings, StoreSettings
-from engine.consolidation.policy import ReplayPolicy
+from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
 from engine.consolidation.session import SessionConsolidation, Stopped
+from engine.consolidation.suite import load_suite
+from engine.consolidation.tenant import TenantConsolidation
 from engine.core import Observer
 from engine.errors import (
     CommitUnknown,
@@ -57,11 +59,14 @@ async def run_worker(
     model.config.check_servable()
     store = await SessionStore.connect(store_settings.redis_url, store_settings)
     consolidation = SessionConsolidation(model, tokenizer, store, observer, ReplayPolicy())
+    suite = load_suite(settings.suite)
+    tenants = TenantConsolidation(model, tokenizer, store, observer, GenerationPolicy(), suite)
     logger.info("waiting for sessions to consolidate")
     try:
-        await Worker(store, consolidation, observer).run(stop)
+        await Worker(store, consolidation, tenants, observer).run(stop)
     finally:
         consolidation.close()
+        tenants.close()
         await store.close()
     logger.info("stopped")
 
@@ -72,11 +77,18 @@ class Worker:
     Args:
         store: where the line and the sessions are.
         consolidation: what is done to a session.
+        tenants: what is done to a tenant.
         observer: told how each ended.
     """
 
-    def __init__(self, store: SessionStore, consolidation: SessionConsolidation, observer: Observer) -> None:
-        self._store, self._consolidation, self._observer = store, consolidation, observer
+    def __init__(
+        self,
+        store: SessionStore,
+        consolidation: SessionConsolidation,
+        tenants: TenantConsolidation,
+        observer: Observer,
+    ) -> None:
+        self._store, self._consolidation, self._tenants, self._observer = store, consolidation, tenants, observer
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,7 +113,7 @@ class Worker:
         try:
             await self._store.renew_consolidation(work)
             async with self._kept(work, stop, halt):
-                await self._consolidate(work, halt)
+                await (self._consolidate(work, halt) if work.session_id else self._make_generation(work, halt))
         except Stopped:
             # At our own end the session goes back to the line; with a lost claim it is in other hands.
             if stop.is_set():
@@ -138,6 +150,24 @@ class Worker:
                 num_restarts += 1
                 if num_restarts > MOST_RESTARTS:
                     raise Overloaded("the session kept changing", retry_after_s=BUSY_DELAY_S) from error
+
+    async def _make_generation(self, work: Work, halt: asyncio.Event) -> None:
+        """The tenant's consolidation that was asked for, or one of its own accord."""
+        asked = await self._store.generations.open(work.tenant)
+        if work.attempt > MOST_RESTARTS:
+            await self._tenants.fail(work.tenant, asked.consolidation, "the worker died of it again and again")
+            return
+        for _ in range(MOST_RESTARTS):
+            try:
+                await self._tenants.run(work.tenant, asked, halt)
+                return
+            except Conflict:
+                logger.info("what a generation was made of changed meanwhile; beginning again")
+            except (RuntimeError, ValueError, CorruptMemory) as error:
+                logger.exception("a tenant's consolidation failed")
+                await self._tenants.fail(work.tenant, asked.consolidation, f"it failed: {type(error).__name__}")
+                return
+        await self._tenants.fail(work.tenant, asked.consolidation, "what it was made of kept changing")
 
     @contextlib.asynccontextmanager
     async def _kept(self, work: Work, stop: asyncio.Event, halt: asyncio.Event) -> AsyncIterator[None]:

@@ -75,16 +75,21 @@ class Hope(nn.Module):
         if not levels:
             return memory
         for level in self.config.levels:
-            if level.scope != "session":
-                continue
-            memory[f"{level.name}.updates"] = torch.zeros_like(memory[POSITION])
-            for index in range(self.config.num_layers):
-                shape = (batch_size, level.hidden, self.config.width)
-                memory[f"{level.name}.{index}.w2"] = weight.new_zeros(shape)
-                memory[f"{level.name}.{index}.w1"] = weight.new_zeros(shape[0], shape[2], shape[1])
-                for part in ("w2", "w1"):
-                    name = f"{level.name}.{index}.{part}"
-                    memory |= initial_step_state(level, name, memory[name])
+            if level.scope == "session":
+                memory |= self.initial_level(level, batch_size)
+        return memory
+
+    def initial_level(self, level: LevelConfig, batch_size: int) -> Memory:
+        """What rows that have learned nothing hold of one CMS level: zero differences, and its optimizer's start."""
+        weight = self.embedding.weight
+        memory: Memory = {f"{level.name}.updates": torch.zeros(batch_size, dtype=torch.int64, device=weight.device)}
+        for index in range(self.config.num_layers):
+            shape = (batch_size, level.hidden, self.config.width)
+            memory[f"{level.name}.{index}.w2"] = weight.new_zeros(shape)
+            memory[f"{level.name}.{index}.w1"] = weight.new_zeros(shape[0], shape[2], shape[1])
+            for part in ("w2", "w1"):
+                name = f"{level.name}.{index}.{part}"
+                memory |= initial_step_state(level, name, memory[name])
         return memory
 
     def forward(self, tokens_BT: Tensor, memory: Memory, lengths_B: Tensor | None = None) -> tuple[Tensor, Memory]:

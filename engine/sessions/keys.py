@@ -118,6 +118,55 @@ def limit_bucket(tenant: str, kind: str) -> str:
     return f"{_PREFIX}{{{quote(tenant, safe='')}}}:limit:{kind}"
 
 
+@dataclass(frozen=True)
+class TenantKeys:
+    """The keys of what a tenant's sessions share; one hash tag for all of them."""
+
+    tenant: str
+
+    @property
+    def state(self) -> str:
+        """Hash: `active` generation, `latest` one, and `switches`, which grows with every change of the active one."""
+        return self._key("state")
+
+    @property
+    def generations(self) -> str:
+        """Hash: number -> JSON of a generation."""
+        return self._key("generations")
+
+    @property
+    def consolidations(self) -> str:
+        """Hash: id -> JSON of a consolidation."""
+        return self._key("consolidations")
+
+    @property
+    def consolidation_order(self) -> str:
+        """Zset: id of a consolidation -> ms at which it was asked for."""
+        return self._key("consolidation_order")
+
+    @property
+    def running(self) -> str:
+        """Hash: `id` of the consolidation that runs or waits for a worker, and what was asked of it."""
+        return self._key("running")
+
+    @property
+    def rehearsal(self) -> str:
+        """Hash: `GENERATION:SESSION` -> JSON of what that generation learned of it, to be gone through again."""
+        return self._key("rehearsal")
+
+    @property
+    def forgotten(self) -> str:
+        """Zset: hash of a deleted session -> ms of its deletion; for a day, longer than any consolidation runs."""
+        return self._key("forgotten")
+
+    def chunks(self, mark: str, num_chunks: int) -> list[str]:
+        """Strings: the pieces of one generation, never changed once written."""
+        return [self._key(f"generation:{mark}:{index}") for index in range(num_chunks)]
+
+    def _key(self, part: str) -> str:
+        return f"{_PREFIX}{{{quote(self.tenant, safe='')}}}:{part}"
+
+
 def session_name(tenant: str, session_id: str) -> str:
     """One word for a session, unlike that of any other."""
     return f"{quote(tenant, safe='')}:{quote(session_id, safe='')}"

@@ -106,7 +106,7 @@ def nothing(session: Session) -> Version:
 
 @dataclass(frozen=True)
 class Work:
-    """A session that the worker has claimed.
+    """A session that the worker has claimed, or a tenant: then without a session's id.
 
     Attributes:
         token: proves the claim.

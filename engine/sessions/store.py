@@ -16,6 +16,7 @@ from engine.errors import Conflict, NotFound, StoreUnavailable
 from engine.sessions.adoption import Adopter
 from engine.sessions.commits import Committer
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
+from engine.sessions.generations import GenerationStore
 from engine.sessions.history import History
 from engine.sessions.keys import SessionKeys, session_index
 from engine.sessions.leases import Leases
@@ -55,6 +56,7 @@ class SessionStore:
         self._adopter = Adopter(connection, staging)
         self._history = History(connection)
         self._queue = ConsolidationQueue(connection)
+        self.generations = GenerationStore(connection)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:
@@ -195,11 +197,7 @@ class SessionStore:
             tenant: whose session.
             session_id: which.
             owner: unlike that of any other holder; one for each turn.
-            wait_s: how long to wait for the present holder.
-
-        Raises:
-            NotFound: there is no such session.
-            Overloaded: it is still held after `wait_s`.
+            wait_s: how long to wait for the present holder; then Overloaded. Without the session NotFound.
         """
         return await self._leases.acquire(tenant, session_id, owner, wait_s)
 

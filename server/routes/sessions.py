@@ -54,11 +54,11 @@ async def update_session(session_id: SessionId, body: SessionUpdate, caller: Cal
     return await service.engine.update_session(caller.tenant, session_id, body.metadata, body.contribute)
 
 
-@router.delete("/{session_id}")
+@router.delete("/{session_id}", response_model_exclude_none=True)
 async def delete_session(session_id: SessionId, caller: Caller, service: Serving) -> SessionDeleted:
-    """Erase the session: memory, transcript and every record of it."""
-    await service.engine.delete_session(caller.tenant, session_id)
-    return SessionDeleted(session_id)
+    """Erase the session: memory, transcript and every record of it; no later generation learns from it."""
+    learned = await service.engine.delete_session(caller.tenant, session_id)
+    return SessionDeleted(session_id, generations=learned or None)
 
 
 @router.get("/{session_id}/turns")

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from engine.config import CMS_FAST
 from engine.model.hope import POSITION, Memory
+from engine.model.shared import initial_shared, with_shared
 from engine.runner import Runner
 from engine.tokenizer import PAD
-from tests.tiny import distance, initial, memory_distance, named_model, random_tokens, same_bits
+from tests.tiny import distance, initial, memory_distance, named_model, random_tokens, same_bits, tiny_model
 
 TOLERANCE = 1e-4
 MODEL = named_model("initial")
@@ -134,3 +135,28 @@ def test_each_row_ends_as_if_it_had_read_alone(script: list[tuple[int, int, str]
                 assert distance(logits[reader], expected[0]) <= TOLERANCE
     for row, memory in alone.items():
         assert memory_distance(runner.memory(row), memory) <= TOLERANCE
+
+
+def test_rows_under_a_generation_and_rows_without_one_run_together() -> None:
+    model = tiny_model(writes_hard=False)
+    shared = {
+        name: torch.full_like(value, 0.05) if value.is_floating_point() else value
+        for name, value in initial_shared(model).items()
+    }
+    with_it = with_shared(model.initial_memory(1), shared)
+    tokens = list(range(10, 19))
+    alone = {}
+    for row, memory in ((1, model.initial_memory(1)), (2, with_it)):
+        runner = Runner(model)
+        runner.enter(row, memory)
+        alone[row] = runner.step({row: tokens})[row]
+    assert float((alone[1] - alone[2]).abs().max()) > 1e-4
+    for order in ((1, 2), (2, 1)):
+        runner = Runner(model)
+        for row in order:
+            runner.enter(row, with_it if row == 2 else model.initial_memory(1))
+        logits = runner.step({1: tokens, 2: tokens})
+        for row in (1, 2):
+            torch.testing.assert_close(logits[row], alone[row], atol=1e-5, rtol=1e-4)
+        left = runner.leave(2)
+        assert all(torch.equal(left[name], value) for name, value in shared.items())

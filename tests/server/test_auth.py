@@ -89,7 +89,7 @@ async def test_every_route_but_the_probes_asks_for_a_key(locked: Running) -> Non
     assert ("POST", "/v1/sessions/{session_id}/turns") in routes
     assert ("WS", "/v1/sessions/{session_id}/stream") in routes
     for method, path in routes:
-        path = path.replace("{session_id}", "s")
+        path = path.replace("{session_id}", "s").replace("{generation}", "0")
         for headers in ({}, bearer("wrong-key")):
             if method == "WS":
                 async with locked.socket("s", additional_headers=headers) as connection:
@@ -115,6 +115,11 @@ async def test_every_route_but_the_probes_asks_for_a_key(locked: Running) -> Non
         ("scraper-key", "/metrics", 200),
         ("boss-key", "/metrics", 200),
         ("alice-key", "/metrics", 403),
+        ("boss-key", "/v1/generations", 200),
+        ("alice-key", "/v1/generations", 403),
+        ("scraper-key", "/v1/generations", 403),
+        ("boss-key", "/v1/consolidations", 200),
+        ("alice-key", "/v1/consolidations", 403),
     ],
 )
 async def test_a_role_may_do_what_it_is_for(locked: Running, key: str, path: str, status: int) -> None:

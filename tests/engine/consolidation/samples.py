@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from engine.config import EngineSettings, StoreSettings
-from engine.consolidation.policy import ReplayPolicy
+from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
 from engine.consolidation.session import SessionConsolidation
+from engine.consolidation.suite import load_suite
+from engine.consolidation.tenant import TenantConsolidation
 from engine.consolidation.worker import Worker
 from engine.core import Session, Turn, TurnCompleted, TurnRequest
 from engine.engine import Engine
@@ -99,6 +101,11 @@ class Setting:
         """What the worker does to a session; to be closed."""
         return SessionConsolidation(model or self.model, self.tokenizer, self.store, observer, policy or ReplayPolicy())
 
+    def tenants(self, observer: Recorder, policy: GenerationPolicy | None = None) -> TenantConsolidation:
+        """What the worker does to a tenant; to be closed."""
+        wanted = policy or GenerationPolicy()
+        return TenantConsolidation(self.model, self.tokenizer, self.store, observer, wanted, load_suite())
+
     async def consolidate(self, observer: Recorder, policy: ReplayPolicy | None = None) -> bool:
         """One portion of the session."""
         consolidation = self.consolidation(observer, policy)
@@ -113,14 +120,15 @@ class Setting:
     ) -> AsyncIterator[asyncio.Task[None]]:
         """A worker in this process, stopped at the end of the block."""
         stop = asyncio.Event()
-        consolidation = self.consolidation(observer, policy, model)
-        task = asyncio.create_task(Worker(self.store, consolidation, observer).run(stop))
+        consolidation, tenants = self.consolidation(observer, policy, model), self.tenants(observer)
+        task = asyncio.create_task(Worker(self.store, consolidation, tenants, observer).run(stop))
         try:
             yield task
         finally:
             stop.set()
             await task
             consolidation.close()
+            tenants.close()
 
     async def tensors(self, version: int | None = None) -> dict[str, Tensor]:
         """The stored memory."""

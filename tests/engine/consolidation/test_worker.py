@@ -34,8 +34,10 @@ ENDLESS_WORKER = """
 import asyncio, sys
 from pathlib import Path
 from engine.config import StoreSettings
-from engine.consolidation.policy import ReplayPolicy
+from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
 from engine.consolidation.session import SessionConsolidation
+from engine.consolidation.suite import load_suite
+from engine.consolidation.tenant import TenantConsolidation
 from engine.consolidation.worker import Worker
 from engine.model.weights import load_checkpoint
 from engine.sessions.store import SessionStore
@@ -50,7 +52,8 @@ async def main():
     model, tokenizer = load_checkpoint(Path(sys.argv[2]))
     policy = ReplayPolicy(num_steps=1_000_000)
     consolidation = SessionConsolidation(model, tokenizer, store, Loud(), policy)
-    await Worker(store, consolidation, Loud()).run(asyncio.Event())
+    tenants = TenantConsolidation(model, tokenizer, store, Loud(), GenerationPolicy(), load_suite())
+    await Worker(store, consolidation, tenants, Loud()).run(asyncio.Event())
 
 asyncio.run(main())
 """

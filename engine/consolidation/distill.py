@@ -1,0 +1,140 @@
+"""Distillation: a level that sessions share learns to answer as a model did that had read what they were told.
+
+A step is the mean of what its rows ask for, each row's gradient drawn to the median length and each session bounded in
+its share, so that neither a row nor a session decides it. Rehearsal and calm rows pull back what must stay.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.config import LevelConfig
+from engine.consolidation.dreams import Example, as_rows
+from engine.consolidation.policy import GenerationPolicy
+from engine.model.continuum import descend, step_state, weight_names
+from engine.model.hope import Hope, Memory
+from engine.model.shared import with_shared
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a candidate is made of: dreams of sessions, dreams of earlier generations, and what is to stay calm."""
+
+    dreams: Sequence[Example]
+    rehearsal: Sequence[Example]
+    calm: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """One step: what is known after it (batch size 1), the loss in nats, the norm of the step, rows left out."""
+
+    shared: Memory
+    loss: float
+    update_norm: float
+    num_unmoved: int
+
+
+def draw(material: Material, policy: GenerationPolicy, rng: random.Random) -> tuple[list[Example], list[float]]:
+    """The rows of one step and their weights, which add up to 1: sessions first, each in turn, then a dream of it."""
+    by_session: dict[str, list[Example]] = {}
+    for example in material.dreams:
+        by_session.setdefault(example.session, []).append(example)
+    names = sorted(by_session)
+    num_dreams = round(policy.rows_per_step * policy.dream_share)
+    num_rehearsal = round(policy.rows_per_step * policy.rehearsal_share) if material.rehearsal else 0
+    # As many from each session that is drawn, however much it said; within a bound where few are left.
+    at_most = max(1, round(num_dreams * policy.share_of_session(len(names))))
+    told: list[Example] = []
+    while len(told) < num_dreams and names:
+        for name in rng.sample(names, len(names)):
+            if sum(example.session == name for example in told) < at_most and len(told) < num_dreams:
+                told.append(rng.choice(by_session[name]))
+        if all(sum(example.session == name for example in told) >= at_most for name in names):
+            break
+    others = [rng.choice(material.rehearsal) for _ in range(num_rehearsal)]
+    if material.calm:
+        others += [rng.choice(material.calm) for _ in range(policy.rows_per_step - num_dreams - num_rehearsal)]
+    chosen = [*told, *others]
+    return chosen, [1.0 / len(chosen)] * len(chosen)
+
+
+def step(
+    model: Hope,
+    level: LevelConfig,
+    shared: Memory,
+    chosen: Sequence[Example],
+    weights: Sequence[float],
+    policy: GenerationPolicy,
+    rate: float,
+) -> Distilled:
+    """One step of a shared level towards the examples' answers.
+
+    Args:
+        shared: what the generation knows, and its optimizer's state (batch size 1); it is not changed.
+        rate: factor on the learning rate.
+    """
+    level = replace(
+        level,
+        optimizer=policy.optimizer,
+        learning_rate=policy.learning_rate,
+        max_update_norm=policy.max_update_norm,
+        max_drift=policy.most_drift,
+    )
+    names = weight_names(shared, level.name)
+    rows = as_rows([example.dream for example in chosen])
+    count = len(chosen)
+    memory = with_shared(model.initial_memory(count), shared)
+    inputs = {name: memory[name].detach().clone().requires_grad_() for name in names}
+    with torch.enable_grad():
+        logits_BTV, _ = model(rows.tokens_BT, {**memory, **inputs}, rows.lengths_B)
+        places = rows.counts_BT > 0
+        own_NV = torch.log_softmax(logits_BTV[places], -1)
+        answers_NV = torch.cat([example.answer_NV for example in chosen]).float()
+        apart_N = (answers_NV.exp() * (answers_NV - own_NV)).sum(-1)
+        lengths_B = rows.counts_BT.sum(1)
+        loss_B = torch.zeros(count).index_add(0, places.nonzero()[:, 0], apart_N) / lengths_B
+        gradients = torch.autograd.grad(loss_B.sum(), list(inputs.values()))
+    weight_B = torch.tensor(weights)
+    scale_B, num_unmoved = _scales(gradients, weight_B)
+    gradient = {
+        name: (torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) * scale_B[:, None, None]).sum(0, keepdim=True)
+        for name, value in zip(names, gradients, strict=True)
+    }
+    with torch.no_grad():
+        moved, norm_B = descend(
+            {name: shared[name] for name in names}, gradient, level, torch.tensor([rate]), step_state(shared, names)
+        )
+    updates = f"{level.name}.updates"
+    after = {**shared, **moved, updates: shared[updates] + (norm_B > 0).long()}
+    return Distilled(after, float((loss_B.detach() * weight_B).sum()), float(norm_B[0]), num_unmoved)
+
+
+def _scales(gradients: Sequence[Tensor], weight_B: Tensor) -> tuple[Tensor, int]:
+    """What each row's gradient is multiplied by: its weight, and what draws it to the median length."""
+    norm_B = torch.stack([value.square().sum((1, 2)) for value in gradients]).sum(0).sqrt()
+    finite_B = torch.isfinite(norm_B)
+    if not bool(finite_B.any()):
+        return torch.zeros_like(weight_B), len(weight_B)
+    median = norm_B[finite_B].median()
+    drawn_B = (median / norm_B.clamp_min(1e-12)).clamp_max(1.0)
+    return torch.where(finite_B, weight_B * drawn_B, 0.0), int((~finite_B).sum())
+
+
+def with_step_state(model: Hope, level: LevelConfig, shared: Mapping[str, Tensor], policy: GenerationPolicy) -> Memory:
+    """What a generation knows, with the state that the policy's optimizer begins with."""
+    begun = model.initial_level(replace(level, optimizer=policy.optimizer), 1)
+    return {**begun, **shared}
+
+
+def without_step_state(level: LevelConfig, shared: Memory) -> Memory:
+    """What a generation keeps: its differences and the count of its updates."""
+    kept = {*weight_names(shared, level.name), f"{level.name}.updates"}
+    return {name: value for name, value in shared.items() if name in kept}

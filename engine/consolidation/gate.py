@@ -1,0 +1,134 @@
+"""The gate: what a candidate generation must keep to be let in, measured before and after.
+
+Uptake of what was told, retention of what earlier generations knew, calm where nobody told anything, perplexity of a
+fixed text, an operator's probes, and that its numbers are numbers and not too large. Publishes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.consolidation.dreams import Dream, Dreamer, as_rows, batches, log_chances
+from engine.consolidation.policy import GenerationPolicy
+from engine.consolidation.suite import Suite
+from engine.core import GateCheck
+from engine.model.hope import Hope, Memory
+from engine.model.shared import with_shared
+from engine.tokenizer import ASSISTANT, END, Tokenizer
+
+# What a figure that is no number, or without bound, is shown as.
+BEYOND = 1e9
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a candidate is asked: held-out dreams of its sessions, dreams of earlier generations, and calm ones."""
+
+    held_out: Sequence[Dream]
+    rehearsal: Sequence[Dream]
+    calm: Sequence[Dream]
+
+
+class Gate:
+    """Compares a candidate with its parent.
+
+    Args:
+        model, tokenizer: of both.
+        suite: the fixed text and the probes.
+        policy: the limits.
+        dreamer: answers the probes.
+    """
+
+    def __init__(
+        self, model: Hope, tokenizer: Tokenizer, suite: Suite, policy: GenerationPolicy, dreamer: Dreamer
+    ) -> None:
+        self._model, self._tokenizer, self._suite, self._policy = model, tokenizer, suite, policy
+        self._dreamer = dreamer
+
+    @torch.no_grad()
+    def examine(self, parent: Memory, candidate: Memory, asked: Examination) -> dict[str, GateCheck]:
+        """Every check by its name; those that ask nothing are left out. A candidate is let in where all passed."""
+        policy = self._policy
+        broken = float(sum(int((~torch.isfinite(value)).sum()) for value in candidate.values()))
+        checks = {"finite": GateCheck(0.0, broken, 0.0, broken == 0.0)}
+        if broken:
+            return checks
+        drift = norm(candidate)
+        checks["drift"] = GateCheck(norm(parent), drift, policy.most_drift, drift <= policy.most_drift * 1.001)
+        for name, dreams, share, floor in (
+            ("uptake", asked.held_out, 1.0, policy.least_uptake),
+            ("retention", asked.rehearsal, policy.least_retention, 0.0),
+            ("calm", asked.calm, policy.least_calm, 0.0),
+        ):
+            if dreams:
+                before, after = self._agreement(parent, dreams), self._agreement(candidate, dreams)
+                limit = max(before * share, floor)
+                checks[name] = GateCheck(before, after, limit, after >= limit)
+        before, after = self._perplexity(parent), self._perplexity(candidate)
+        limit = before * policy.most_perplexity
+        checks["perplexity"] = GateCheck(before, after, limit, after <= limit)
+        if self._suite.probes:
+            before, after = self._probed(parent), self._probed(candidate)
+            checks["probes"] = GateCheck(before, after, before, after >= before)
+        return checks
+
+    def _agreement(self, shared: Memory, dreams: Sequence[Dream]) -> float:
+        """The share of dreams whose whole reply is what a session that was told nothing would say."""
+        memory = with_shared(self._model.initial_memory(1), shared)
+        same = 0
+        for batch in batches(dreams):
+            rows = as_rows(batch)
+            likeliest_BT = log_chances(self._model, memory, rows)[:, :-1].argmax(-1)
+            right_BT = (likeliest_BT == rows.tokens_BT[:, 1:]) | (rows.counts_BT[:, :-1] == 0)
+            same += int(right_BT.all(1).sum())
+        return same / len(dreams)
+
+    def _perplexity(self, shared: Memory) -> float:
+        """Of the fixed text, turn by turn, each read by a session that was told nothing."""
+        memory = with_shared(self._model.initial_memory(1), shared)
+        turns = []
+        for message, reply in self._suite.text:
+            tokens = [*self._tokenizer.read_turn(message, reply=True), *self._tokenizer.encode(reply), END]
+            turns.append(Dream(tuple(tokens), 0))
+        total, count = 0.0, 0.0
+        for batch in batches(turns):
+            rows = as_rows(batch)
+            chances_BTV = log_chances(self._model, memory, rows)[:, :-1]
+            own_BT = chances_BTV.gather(-1, rows.tokens_BT[:, 1:, None])[..., 0]
+            # Frames are no text.
+            counts_BT = rows.counts_BT[:, :-1] * (rows.tokens_BT[:, 1:] != ASSISTANT)
+            total -= float((own_BT * counts_BT).sum())
+            count += float(counts_BT.sum())
+        mean = total / max(count, 1.0)
+        return math.exp(mean) if mean < math.log(BEYOND) else BEYOND
+
+    def _probed(self, shared: Memory) -> float:
+        """The share of an operator's probes that are answered well."""
+        probes = self._suite.probes
+        replies = {
+            dream.question: self._tokenizer.decode(dream.tokens[dream.reply_at :])
+            for dream in self._dreamer.calm([probe.ask for probe in probes], shared)
+        }
+        asked = [tuple(self._tokenizer.read_turn(probe.ask, reply=True)[:-1]) for probe in probes]
+        passed = [probe.passed(replies.get(question, "")) for probe, question in zip(probes, asked, strict=True)]
+        return sum(passed) / len(passed)
+
+
+def reason_of(checks: dict[str, GateCheck]) -> str | None:
+    """Why a candidate is refused, in words; None where it is let in."""
+    words = [
+        f"{name} {check.after:.3g} (before {check.before:.3g}, limit {check.limit:.3g})"
+        for name, check in checks.items()
+        if not check.passed
+    ]
+    return "the gate refused it: " + ", ".join(words) if words else None
+
+
+def norm(shared: Memory) -> float:
+    """Frobenius norm of all that a generation knows."""
+    squares = [value.square().sum() for value in shared.values() if value.is_floating_point()]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

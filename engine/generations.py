@@ -1,0 +1,62 @@
+"""Generations from the outside: have a tenant's sessions consolidated, see how that went, switch between generations.
+
+The worker does the work; this asks for it and reads. Knows no turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine.core import Consolidation, GenerationView
+from engine.sessions.store import SessionStore
+
+POLL_S = 0.2
+RUNNING = "running"
+
+
+class Generations:
+    """Asks for consolidations and switches generations.
+
+    Args:
+        store: where they are.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store, self._generations = store, store.generations
+
+    async def consolidate(self, tenant: str, wait: bool, without: str | None) -> Consolidation:
+        """See `Engine.consolidate`."""
+        asked = await self._generations.open(tenant, without)
+        await self._generations.hand_over(tenant)
+        consolidation = asked.consolidation
+        while wait and consolidation.status == RUNNING:
+            await asyncio.sleep(POLL_S)
+            consolidation = await self._generations.consolidation(tenant, consolidation.id)
+        return consolidation
+
+    async def consolidation(self, tenant: str, consolidation_id: str) -> Consolidation:
+        """See `Engine.consolidation`."""
+        return await self._generations.consolidation(tenant, consolidation_id)
+
+    async def consolidations(self, tenant: str) -> list[Consolidation]:
+        """See `Engine.consolidations`."""
+        return await self._generations.consolidations(tenant)
+
+    async def views(self, tenant: str) -> list[GenerationView]:
+        """See `Engine.generations`."""
+        return await self._generations.views(tenant)
+
+    async def activate(self, tenant: str, number: int) -> GenerationView:
+        """See `Engine.activate_generation`."""
+        await self._generations.activate(tenant, number)
+        return next(view for view in await self._generations.views(tenant) if view.generation == number)
+
+    async def delete_session(self, tenant: str, session_id: str) -> list[int]:
+        """See `Engine.delete_session`."""
+        session = await self._store.get(tenant, session_id)
+        # First kept out of what comes, then deleted: cut off in between, the deletion can be asked for again.
+        learned = await self._generations.forget(tenant, session)
+        await self._store.delete(tenant, session_id)
+        if not (await self._store.list(tenant, 1, None))[0]:
+            await self._generations.unschedule(tenant)
+        return learned
