@@ -56,6 +56,7 @@ example:
 # Commands whose flags are explained by the part that does the work.
 HANDED_ON = {
     "chat": "talk to a server from the terminal",
+    "generations": "make, list and switch what a tenant's sessions share",
     "train": "train a model on dialogues and text",
     "eval": "measure what the model remembers",
     "bench": "measure speed and size on this machine",
@@ -105,6 +106,10 @@ def _hand_on(command: str, argv: list[str]) -> int:
         from hope_client.chat import main as chat
 
         return chat(argv)
+    if command == "generations":
+        from hope_client.generations import main as generations
+
+        return generations(argv)
     import engine
 
     run = {"train": engine.run_training, "eval": engine.run_evaluation, "bench": engine.run_bench}[command]

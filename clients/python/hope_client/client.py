@@ -98,6 +98,27 @@ class HopeClient:
         params = {"id": session_id} if session_id else {}
         return self._answer(self._request("POST", "/v1/sessions/import", params=params, content=file))
 
+    def consolidate(self, *, without: str | None = None) -> dict[str, Any]:
+        """Have contributing sessions folded into a new generation (operator keys); it runs when this returns.
+
+        Args:
+            without: a session, deleted or not: go back to before the generations that learned from it.
+        """
+        return self._call("POST", "/v1/consolidations", {"without": without})
+
+    def consolidation(self, consolidation_id: str) -> dict[str, Any]:
+        """How a consolidation goes (operator keys)."""
+        return self._call("GET", f"/v1/consolidations/{consolidation_id}")
+
+    def generations(self) -> list[dict[str, Any]]:
+        """The generations that are kept, newest first; 0 is the checkpoint alone (operator keys)."""
+        found: list[dict[str, Any]] = self._call("GET", "/v1/generations")["data"]
+        return found
+
+    def activate_generation(self, generation: int) -> dict[str, Any]:
+        """Make a generation the active one, for all sessions from their next turn on (operator keys)."""
+        return self._call("POST", f"/v1/generations/{generation}/activate")
+
     @contextmanager
     def open(self, session_id: str) -> Iterator[Conversation]:
         """A conversation over a websocket, closed at the end of the block.

@@ -1,15 +1,16 @@
-"""A real server in a thread of its own, for clients that block."""
+"""A real server in a thread of its own, and a worker beside it, for clients that block."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine import Engine, EngineSettings, StoreSettings
+from engine import Engine, EngineSettings, StoreSettings, run_worker
 from server.metrics import Metrics
 from server.settings import Settings
 from tests.server.conftest import checkpoint
@@ -28,10 +29,15 @@ def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         metrics = Metrics()
         store = StoreSettings(data_dir=tmp_path_factory.mktemp("data"))
         engine = await Engine.open(EngineSettings(checkpoint=checkpoint), store, metrics)
+        leaving = asyncio.Event()
+        stores = replace(store, redis_url=engine.redis_url)
+        worker = asyncio.create_task(run_worker(engine.settings, stores, Metrics(), leaving))
         async with running(engine, Settings(), metrics) as live:
             listening.append(live.port)
             ready.set()
             await asyncio.to_thread(stop.wait)
+        leaving.set()
+        await worker
         await engine.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
