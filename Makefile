@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 ARGS ?=
-TABLES ?= facts language mqar needles babi formal intents translation ablation clocks optimizers cost
+TABLES ?= facts consolidation language mqar needles babi formal intents translation ablation clocks optimizers cost
 
 # Optional: address of a package index that carries PyTorch's CPU build. On Linux without it pip may take
 # the CUDA build, about 3 GB; it works on a CPU just the same.
@@ -23,8 +23,8 @@ help:  ## list these targets
 serve: $(VENV)/.installed  ## set everything up and serve on 127.0.0.1:8000 (ARGS="--port 9000 …")
 	@exec $(BIN)/hope serve $(ARGS)
 
-test: lint  ## ruff, mypy and the tests (ARGS="-k laws" narrows the tests)
-	@$(BIN)/python -m pytest $(ARGS)
+test: lint  ## ruff, mypy and the tests in two processes (ARGS="-k laws" narrows the tests, "-n 0" is for debuggers)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy only
 	@$(BIN)/ruff check .

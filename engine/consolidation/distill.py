@@ -1,4 +1,4 @@
-"""Distillation: a level that sessions share learns to answer as a model did that had read what they were told.
+"""Distillation: a slower level learns to answer as a model did that had just read what was told.
 
 A step is the mean of what its rows ask for, each row's gradient drawn to the median length and each session bounded in
 its share, so that neither a row nor a session decides it. Rehearsal and calm rows pull back what must stay.
@@ -20,6 +20,7 @@ from engine.consolidation.dreams import Example, as_rows
 from engine.consolidation.policy import GenerationPolicy
 from engine.model.continuum import descend, step_state, weight_names
 from engine.model.hope import Hope, Memory
+from engine.model.portable import level_of
 from engine.model.shared import with_shared
 
 
@@ -74,12 +75,14 @@ def step(
     weights: Sequence[float],
     policy: GenerationPolicy,
     rate: float,
+    beside: Memory | None = None,
 ) -> Distilled:
-    """One step of a shared level towards the examples' answers.
+    """One step of a level towards the examples' answers.
 
     Args:
-        shared: what the generation knows, and its optimizer's state (batch size 1); it is not changed.
+        shared: what the level knows, and its optimizer's state (batch size 1); it is not changed.
         rate: factor on the learning rate.
+        beside: what other levels know (batch size 1); by default nothing.
     """
     level = replace(
         level,
@@ -91,7 +94,7 @@ def step(
     names = weight_names(shared, level.name)
     rows = as_rows([example.dream for example in chosen])
     count = len(chosen)
-    memory = with_shared(model.initial_memory(count), shared)
+    memory = with_shared(with_shared(model.initial_memory(count), beside or {}), shared)
     inputs = {name: memory[name].detach().clone().requires_grad_() for name in names}
     with torch.enable_grad():
         logits_BTV, _ = model(rows.tokens_BT, {**memory, **inputs}, rows.lengths_B)
@@ -131,7 +134,7 @@ def _scales(gradients: Sequence[Tensor], weight_B: Tensor) -> tuple[Tensor, int]
 def with_step_state(model: Hope, level: LevelConfig, shared: Mapping[str, Tensor], policy: GenerationPolicy) -> Memory:
     """What a generation knows, with the state that the policy's optimizer begins with."""
     begun = model.initial_level(replace(level, optimizer=policy.optimizer), 1)
-    return {**begun, **shared}
+    return {**begun, **{name: value for name, value in shared.items() if level_of(name) == level.name}}
 
 
 def without_step_state(level: LevelConfig, shared: Memory) -> Memory:

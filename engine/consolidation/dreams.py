@@ -21,6 +21,8 @@ from engine.model.hope import Hope, Memory
 from engine.model.shared import with_shared
 from engine.tokenizer import ASSISTANT, END, NUM_SPECIAL, PAD, USER, Tokenizer
 
+# How far the word that was said stands out for one who is sure of it.
+CERTAIN_NATS = 16
 ASKING, ANSWERING, DONE = range(3)
 
 
@@ -91,6 +93,8 @@ class Dreamer:
         told = self._tokenizer.read_turn(turn.message, reply=bool(turn.reply))
         if turn.reply:
             told += [*self._tokenizer.encode(turn.reply), END]
+        if self._policy.material == "turns":
+            return [as_said(told, self._model.config.vocab_size, session)]
         _, after = self._model(torch.tensor([told]), self.fresh)
         cues_V = torch.zeros(self._model.config.vocab_size)
         cues_V[self._tokenizer.encode(turn.message)] = self._policy.cue_nats
@@ -171,6 +175,12 @@ class Dreamer:
         chances = torch.softmax(logits_BV / self._policy.dream_temperature, -1)
         drawn: list[int] = torch.multinomial(chances, 1, generator=generator)[:, 0].tolist()
         return drawn
+
+
+def as_said(tokens: Sequence[int], vocab_size: int, session: str) -> Example:
+    """A turn as if someone who was sure of every word had dreamt it."""
+    sure_NV = torch.nn.functional.one_hot(torch.tensor(tokens[1:]), vocab_size) * CERTAIN_NATS
+    return Example(Dream(tuple(tokens), 0), torch.log_softmax(sure_NV.float(), -1).half(), session)
 
 
 def examples(model: Hope, memory: Memory, dreams: Sequence[Dream], session: str = "") -> list[Example]:

@@ -23,6 +23,8 @@ class ReplayPolicy:
         rate_per_turn, most_rate: factor on the level's learning rate. A step is the mean over the turns, so
             the factor grows with them, else each would move less the more there are.
         surprise_floor, surprise_ceiling: bounds of a turn's weight, relative to the portion's mean surprise.
+        dreams: how `cms.medium` learns from dreams of the turns; None for replay alone. With `num_steps` 0 there is no
+            replay.
     """
 
     most_turns: int = 16
@@ -34,6 +36,7 @@ class ReplayPolicy:
     most_rate: float = 20.0
     surprise_floor: float = 0.5
     surprise_ceiling: float = 2.0
+    dreams: GenerationPolicy | None = None
 
     def next_turns(self, num_turns: int, num_consolidated: int) -> range:
         """Indices of the turns that may be taken in next, oldest first; empty where there is nothing new."""
@@ -71,6 +74,7 @@ class GenerationPolicy:
     Attributes:
         most_turns, most_turns_of_session: taken in at once; the rest waits for the next time.
         surprise_ceiling: turns above it in nats are no language: noise is not knowledge.
+        material: `dreams`, or `turns`: what was said, read again, for comparison.
         first_dreams, more_dreams: dreamt of every turn; the rest only where the first brought news.
         news_nats: a dream counts where its reply is so much likelier after the turn than without it.
         dream_temperature: of the questions; replies are the most likely ones.
@@ -93,6 +97,7 @@ class GenerationPolicy:
     most_turns: int = 256
     most_turns_of_session: int = 64
     surprise_ceiling: float = 9.0
+    material: str = "dreams"
     first_dreams: int = 24
     more_dreams: int = 40
     news_nats: float = 2.0
@@ -119,3 +124,8 @@ class GenerationPolicy:
     def share_of_session(self, num_sessions: int) -> float:
         """The most of a step that one of so many sessions may have."""
         return max(self.most_share, 1.0 / max(1, num_sessions))
+
+
+# A session's own consolidation: fewer dreams than a tenant's and a smaller level, many times a day.
+SESSION_DREAMS = GenerationPolicy(first_dreams=12, more_dreams=24, num_steps=60, rows_per_step=16, learning_rate=6e-3)
+SESSION_POLICY = ReplayPolicy(num_steps=0, dreams=SESSION_DREAMS)

@@ -1,4 +1,4 @@
-"""One session's consolidation: load, replay, put the learned `cms.medium` into the newest memory, commit.
+"""One session's consolidation: load, dream or replay, put the learned `cms.medium` into the newest memory, commit.
 
 No lease is held while it learns, so no turn waits for it; turns that come in between are kept, since replay
 writes nothing but `cms.medium`. Knows no line of work: what is handed to it is due.
@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from engine.config import CMS_MEDIUM
-from engine.consolidation.policy import ReplayPolicy
-from engine.consolidation.replay import compose, is_finite, mean_surprise, medium_of, step, with_medium
+from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
+from engine.consolidation.portion import Portion
+from engine.consolidation.replay import UPDATES, compose, is_finite, mean_surprise, medium_of, step, with_medium
+from engine.consolidation.suite import Suite, load_suite
 from engine.core import Observer, Turn
 from engine.errors import Conflict, LeaseLost, Overloaded, StoreUnavailable
+from engine.following import Following
 from engine.model.hope import Hope, Memory
 from engine.model.weights import fingerprint
 from engine.sessions.records import Commit, Head, Lease
@@ -78,14 +81,22 @@ class SessionConsolidation:
         store: where the sessions are.
         observer: told what was learned.
         policy: how much and how hard.
+        suite: how dreams begin, and what is to stay calm; by default the bundled one.
     """
 
     def __init__(
-        self, model: Hope, tokenizer: Tokenizer, store: SessionStore, observer: Observer, policy: ReplayPolicy
+        self,
+        model: Hope,
+        tokenizer: Tokenizer,
+        store: SessionStore,
+        observer: Observer,
+        policy: ReplayPolicy,
+        suite: Suite | None = None,
     ) -> None:
         self._model, self._tokenizer = model.requires_grad_(False), tokenizer
         self._store, self._observer, self._policy = store, observer, policy
-        self._fingerprint = fingerprint(model)
+        self._fingerprint, self._suite = fingerprint(model), suite or load_suite()
+        self._following = Following(model, store, self._fingerprint)
         # One thread, and in it one thread of torch: replay is to stay in the background.
         self._thread = ThreadPoolExecutor(1, "hope-replay", initializer=torch.set_num_threads, initargs=(1,))
 
@@ -107,11 +118,12 @@ class SessionConsolidation:
         if ground is None:
             self._observer.consolidation("empty", time.monotonic() - begun, 0)
             return False
-        learned = await self._learn(ground, halt)
+        _, shared = await self._following.active(tenant)
+        learned = await self._learn(ground, shared, halt)
         if learned.medium is None:
             self._observer.memory_update(CMS_MEDIUM, "rejected", 0.0)
             self._observer.consolidation("failed", time.monotonic() - begun, len(ground.turns))
-            logger.error("what a session's replay taught was not finite or made it worse: dropped")
+            logger.error("what a session's consolidation taught was not finite or made it worse: dropped")
             return False
         try:
             await self._commit(tenant, session_id, ground, learned.medium, halt)
@@ -122,7 +134,7 @@ class SessionConsolidation:
         self._observer.memory_update(CMS_MEDIUM, moved, learned.update_norm)
         self._observer.consolidation("accepted", time.monotonic() - begun, len(ground.turns))
         logger.info(
-            "consolidated %d turns: surprise %.2f -> %.2f nats",
+            "consolidated %d turns: %.2f -> %.2f nats",
             len(ground.turns),
             learned.surprise_before,
             learned.surprise_after,
@@ -148,8 +160,17 @@ class SessionConsolidation:
         self._observer.stored("load", "redis", time.monotonic() - begun, len(blob or b""))
         return version, tensors
 
-    async def _learn(self, ground: _Ground, halt: asyncio.Event) -> _Learned:
-        """All steps of a portion, with a look around after each."""
+    async def _learn(self, ground: _Ground, shared: Memory, halt: asyncio.Event) -> _Learned:
+        """All of a portion: replay, dreams, or both."""
+        learned = _Learned(ground.medium, 0.0, 0.0, 0.0)
+        if self._policy.num_steps:
+            learned = await self._replay(ground, halt)
+        if self._policy.dreams is not None and learned.medium is not None:
+            learned = await self._dream(ground.turns, learned.medium, shared, self._policy.dreams, halt)
+        return learned
+
+    async def _replay(self, ground: _Ground, halt: asyncio.Event) -> _Learned:
+        """The turns read again, step by step."""
         policy, model = self._policy, self._model
         rows = compose(ground.turns, self._tokenizer, policy)
         if not rows:  # turns that hold no text
@@ -157,18 +178,35 @@ class SessionConsolidation:
         rate = policy.rate(len(ground.turns))
         medium, before, norm, unmoved = ground.medium, float("nan"), 0.0, 0
         for number in range(policy.num_steps):
-            if halt.is_set():
-                raise Stopped
-            medium, done = await self._compute(partial(step, model, medium, rows, policy, rate))
+            medium, done = await self._compute(partial(step, model, medium, rows, policy, rate), halt)
             before = done.surprise if number == 0 else before
             norm, unmoved = norm + done.update_norm, max(unmoved, done.num_unmoved)
-        after = await self._compute(partial(mean_surprise, model, medium, rows, policy))
+        after = await self._compute(partial(mean_surprise, model, medium, rows, policy), halt)
         self._observer.tokens("learned", sum(len(row.tokens) for row in rows) * policy.num_steps)
         if 0 < unmoved < len(rows):
             self._observer.memory_update(CMS_MEDIUM, "rejected", 0.0)
             logger.warning("%d of %d rows of a replay gave no finite gradient: left out", unmoved, len(rows))
         harmless = after <= before  # False too where either is not a number
         return _Learned(medium if harmless and is_finite(medium) else None, before, after, norm)
+
+    async def _dream(
+        self, turns: tuple[Turn, ...], medium: Memory, shared: Memory, policy: GenerationPolicy, halt: asyncio.Event
+    ) -> _Learned:
+        """The turns dreamt of, and `cms.medium` taught to answer as the dreamer did; small talk teaches nothing."""
+        seed = int(medium[UPDATES])
+        portion = Portion(self._model, self._tokenizer, self._suite, policy, medium, shared, seed)
+        for turn in turns:
+            await self._compute(partial(portion.take_in, turn), halt)
+        if not await self._compute(portion.prepare, halt):
+            return _Learned(medium, 0.0, 0.0, 0.0)
+        losses, norm = [], 0.0
+        for number in range(policy.num_steps):
+            done = await self._compute(partial(portion.step, number), halt)
+            losses.append(done.loss)
+            norm += done.update_norm
+        learned = portion.medium
+        harmless = losses[-1] <= losses[0]  # False too where either is not a number
+        return _Learned(learned if harmless and is_finite(learned) else None, losses[0], losses[-1], norm)
 
     async def _commit(self, tenant: str, session_id: str, ground: _Ground, medium: Memory, halt: asyncio.Event) -> None:
         """Under the lease, and no longer than that takes: the newest memory with the learned `cms.medium`."""
@@ -216,5 +254,8 @@ class SessionConsolidation:
         if head.num_consolidated_turns != ground.num_consolidated_turns or not (same_medium and same_turns):
             raise Conflict("the session was consolidated or rolled back meanwhile")
 
-    async def _compute(self, work: Callable[[], Result]) -> Result:
+    async def _compute(self, work: Callable[[], Result], halt: asyncio.Event) -> Result:
+        """One step of work on the thread, unless told to halt."""
+        if halt.is_set():
+            raise Stopped
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator
 
 from engine.config import EngineSettings, StoreSettings
-from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
+from engine.consolidation.policy import SESSION_POLICY, GenerationPolicy
 from engine.consolidation.session import SessionConsolidation, Stopped
 from engine.consolidation.suite import load_suite
 from engine.consolidation.tenant import TenantConsolidation
@@ -58,8 +58,8 @@ async def run_worker(
     model, tokenizer = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
     model.config.check_servable()
     store = await SessionStore.connect(store_settings.redis_url, store_settings)
-    consolidation = SessionConsolidation(model, tokenizer, store, observer, ReplayPolicy())
     suite = load_suite(settings.suite)
+    consolidation = SessionConsolidation(model, tokenizer, store, observer, SESSION_POLICY, suite)
     tenants = TenantConsolidation(model, tokenizer, store, observer, GenerationPolicy(), suite)
     logger.info("waiting for sessions to consolidate")
     try:

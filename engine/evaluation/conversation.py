@@ -10,14 +10,16 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from engine.config import CMS_FAST, CMS_MEDIUM, TITANS, EngineSettings
-from engine.consolidation.policy import ReplayPolicy
-from engine.consolidation.replay import compose, is_finite, mean_surprise, medium_of, step, with_medium
+from engine.consolidation.policy import SESSION_POLICY, GenerationPolicy, ReplayPolicy
+from engine.consolidation.portion import Portion
+from engine.consolidation.replay import UPDATES, compose, is_finite, mean_surprise, medium_of, step, with_medium
+from engine.consolidation.suite import load_suite
 from engine.core import MemoryReport, Timing, Turn, Usage
 from engine.errors import InvalidRequest
 from engine.evaluation.examples import Model
@@ -55,7 +57,7 @@ class Habits:
 
     off: frozenset[str] = frozenset()
     worker_turns: int = 0
-    policy: ReplayPolicy = field(default_factory=ReplayPolicy)
+    policy: ReplayPolicy = SESSION_POLICY
 
 
 class Conversations:
@@ -187,13 +189,38 @@ class Conversations:
         model, policy = self.model, self.habits.policy
         memory = _rows(self.memory, [row])
         stored = pack_row(memory, model.config.chunk_projections)
-        rows, medium, before = compose(turns, self.tokenizer, policy), medium_of(stored, model), float("nan")
-        for number in range(policy.num_steps):
-            medium, done = step(model, medium, rows, policy, policy.rate(len(turns)))
-            before = done.surprise if number == 0 else before
-        if not (mean_surprise(model, medium, rows, policy) <= before and is_finite(medium)):
+        medium: Memory | None = medium_of(stored, model)
+        if policy.num_steps and medium is not None:
+            medium = _replayed(model, self.tokenizer, policy, medium, turns)
+        if policy.dreams is not None and medium is not None:
+            medium = _dreamt(model, self.tokenizer, policy.dreams, medium, turns)
+        if medium is None or not is_finite(medium):
             return memory
         return {**memory, **_of_levels(unpack_row(with_medium(stored, medium, model), model))}
+
+
+def _replayed(
+    model: Hope, tokenizer: Tokenizer, policy: ReplayPolicy, medium: Memory, turns: Sequence[Turn]
+) -> Memory | None:
+    """What the worker's replay makes of it; None where it made things worse."""
+    rows, before = compose(turns, tokenizer, policy), float("nan")
+    for number in range(policy.num_steps):
+        medium, done = step(model, medium, rows, policy, policy.rate(len(turns)))
+        before = done.surprise if number == 0 else before
+    return medium if mean_surprise(model, medium, rows, policy) <= before else None
+
+
+def _dreamt(
+    model: Hope, tokenizer: Tokenizer, policy: GenerationPolicy, medium: Memory, turns: Sequence[Turn]
+) -> Memory | None:
+    """What the worker's dreams make of it; None where they made things worse."""
+    portion = Portion(model, tokenizer, load_suite(), policy, medium, {}, int(medium[UPDATES]))
+    for turn in turns:
+        portion.take_in(turn)
+    if not portion.prepare():
+        return medium
+    losses = [portion.step(number).loss for number in range(policy.num_steps)]
+    return portion.medium if losses[-1] <= losses[0] else None
 
 
 def levels_of(model: Model) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import ATTENTION, LevelConfig, ModelConfig
+from engine.config import ATTENTION, CMS_MEDIUM, LevelConfig, ModelConfig
 from engine.model.attention import CausalAttention
 from engine.model.continuum import ContinuumBlock, Difference, initial_step_state, mix
 from engine.model.grid import Piece, cut
@@ -22,6 +22,14 @@ from engine.model.self_modifying import SelfModifyingTitans
 
 Memory = dict[str, Tensor]
 POSITION = "position"
+# What the worker goes through again when it teaches a session's `cms.medium` something new: so many token rows of so
+# many tokens, each after the place at which its reply begins. Part of the memory, but no pass reads it.
+MOST_REHEARSED, REHEARSED_TOKENS = 96, 40
+
+
+def rehearsal_name(level_name: str) -> str:
+    """The name of a level's rehearsal in a memory."""
+    return f"{level_name}.rehearsal"
 
 
 class HopeBlock(nn.Module):
@@ -83,6 +91,10 @@ class Hope(nn.Module):
         """What rows that have learned nothing hold of one CMS level: zero differences, and its optimizer's start."""
         weight = self.embedding.weight
         memory: Memory = {f"{level.name}.updates": torch.zeros(batch_size, dtype=torch.int64, device=weight.device)}
+        if level.name == CMS_MEDIUM:
+            memory[rehearsal_name(level.name)] = weight.new_zeros(
+                (batch_size, MOST_REHEARSED, 1 + REHEARSED_TOKENS), dtype=torch.int32
+            )
         for index in range(self.config.num_layers):
             shape = (batch_size, level.hidden, self.config.width)
             memory[f"{level.name}.{index}.w2"] = weight.new_zeros(shape)

@@ -138,6 +138,11 @@ def _header(folder: Path) -> dict[str, str]:
     return header
 
 
+def checkpoint_digest(folder: Path) -> str:
+    """Tells one checkpoint's weights from another's: 12 hex digits."""
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
+
+
 def checkpoint_notes(folder: Path) -> dict[str, str]:
     """What `save_checkpoint` was told beside the weights: how the model came about."""
     return {name: text for name, text in _header(folder).items() if name not in ("format", "config")}

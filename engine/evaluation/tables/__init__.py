@@ -9,6 +9,7 @@ from __future__ import annotations
 # In the order of docs/RESULTS.md; a name is also its module's.
 TABLES = (
     "facts",
+    "consolidation",
     "language",
     "mqar",
     "needles",

@@ -6,7 +6,6 @@ Knows flags, settings and shares; what is told and asked is in `evaluation/facts
 from __future__ import annotations
 
 import argparse
-import hashlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from engine.evaluation.examples import Model
 from engine.evaluation.facts import CHANGED, GAPS, UNKNOWN, Answer, FactsPlan, play
 from engine.evaluation.study import Results, Run, by_model
 from engine.evaluation.telling import SOURCES
-from engine.model.weights import WEIGHTS_FILE, bundled_checkpoint, load_contestant
+from engine.model.weights import bundled_checkpoint, checkpoint_digest, load_contestant
 
 NAME = "facts"
 TITLE = "Facts told in a conversation"
@@ -70,7 +69,7 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
     shorter = _plan(given, given.without_gaps)
     model, tokenizer = load_contestant(given.checkpoint)
     model.requires_grad_(False)
-    digest = _digest(given.checkpoint or bundled_checkpoint())
+    digest = checkpoint_digest(given.checkpoint or bundled_checkpoint())
     variants = [(label, off, shorter if off else plan) for label, off in _variants(given, model)]
     bar = tqdm(total=given.seeds * sum(own.num_turns for _, _, own in variants), unit="turn", desc=NAME)
     runs = []
@@ -158,11 +157,6 @@ def _show(label: str, answers: Sequence[Answer]) -> None:
     for one in answers:
         mark, asked = "+" if one.right else "-", one.asked
         print(f"{mark} {label}, {one.condition}: {asked.told}  |  {asked.question}  ->  {asked.reply}")
-
-
-def _digest(checkpoint: Path) -> str:
-    """Tells one checkpoint's weights from another's."""
-    return hashlib.sha256((checkpoint / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def moved(memory: Memory, level: str) -> float:
 
 async def test_a_conversation_through_the_engine_says_and_learns_the_same(served: OneSession) -> None:
     """Given replies, spoken ones that are cut, a portion of the worker, and turns behind it."""
-    here = sessions(habits=Habits(worker_turns=SETTINGS.turns_per_consolidation))
+    here = sessions(habits=Habits(worker_turns=SETTINGS.turns_per_consolidation, policy=ReplayPolicy()))
     for number in range(SETTINGS.turns_per_consolidation + 2):
         exchange = TOLD if number % 5 == 1 else TALK[number % len(TALK)]
         (reply,) = here.turn([exchange])
@@ -148,10 +148,10 @@ async def test_a_conversation_through_the_engine_says_and_learns_the_same(served
 
 def test_sessions_side_by_side_are_each_as_if_alone() -> None:
     scripts = [[TOLD, TALK[0]], [TALK[2], TOLD], [TALK[1], TALK[3]]]
-    together = sessions(3, Habits(worker_turns=16))
+    together = sessions(3, Habits(worker_turns=16, policy=ReplayPolicy()))
     replies = [together.turn([script[turn] for script in scripts]) for turn in range(2)]
     for row, script in enumerate(scripts):
-        alone = sessions(habits=Habits(worker_turns=16))
+        alone = sessions(habits=Habits(worker_turns=16, policy=ReplayPolicy()))
         assert [alone.turn([exchange])[0] for exchange in script] == [turn[row] for turn in replies]
         assert memory_distance(row_of(together.memory, row), alone.memory) < SAME
 
@@ -172,7 +172,7 @@ def test_asking_teaches_nothing_and_every_question_stands_alone(monkeypatch: pyt
 def test_a_level_that_is_off_holds_nothing_and_the_others_learn(level: str) -> None:
     every = {TITANS, CMS_FAST, CMS_MEDIUM}
     turns = [TALK[0]] * SETTINGS.turns_per_consolidation
-    memory = played(Habits(frozenset({level}), worker_turns=len(turns)), *turns)
+    memory = played(Habits(frozenset({level}), worker_turns=len(turns), policy=ReplayPolicy()), *turns)
     assert same_bits(of_level(memory, level), of_level(fresh(), level))
     for other in every - {level}:
         assert moved(memory, other) > SAME

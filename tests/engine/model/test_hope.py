@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config import CMS_FAST, CMS_MEDIUM, TITANS
-from engine.model.hope import POSITION, Memory
+from engine.model.hope import POSITION, Memory, rehearsal_name
 from engine.model.self_modifying import CAME, PLANNED
 from tests.tiny import CHUNK_PROJECTIONS, initial, named_model, random_tokens, same_bits, tiny_model
 
@@ -27,11 +27,13 @@ def test_memory_is_named_tensors_batch_first() -> None:
     titans = {f"{TITANS}.{i}.{s}.{p}" for i in range(2) for s in STACKS for p in ("w2", "w1")}
     titans |= {f"{TITANS}.{i}.{part}" for i in range(2) for part in OPEN}
     levels = {f"{n}.{i}.{p}" for n in (CMS_FAST, CMS_MEDIUM) for i in range(2) for p in ("w2", "w1")}
-    assert memory.keys() == titans | levels | {POSITION, f"{CMS_FAST}.updates", f"{CMS_MEDIUM}.updates"}
+    others = {POSITION, f"{CMS_FAST}.updates", f"{CMS_MEDIUM}.updates", rehearsal_name(CMS_MEDIUM)}
+    assert memory.keys() == titans | levels | others
     for name, value in memory.items():
         assert value.shape[0] == 3
         counter = name == POSITION or name.endswith(".updates")
-        assert value.dtype == (torch.int64 if counter else torch.float32), name
+        rehearsed = name == rehearsal_name(CMS_MEDIUM)
+        assert value.dtype == (torch.int64 if counter else torch.int32 if rehearsed else torch.float32), name
 
 
 def test_a_level_of_the_tenant_is_no_part_of_a_session_s_memory() -> None:
