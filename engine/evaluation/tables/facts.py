@@ -6,6 +6,7 @@ Knows flags, settings and shares; what is told and asked is in `evaluation/facts
 from __future__ import annotations
 
 import argparse
+import hashlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine.consolidation.policy import SESSION_POLICY
 from engine.errors import InvalidRequest
 from engine.evaluation.contestants import num_parameters
 from engine.evaluation.conversation import levels_of
@@ -75,6 +77,8 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
     runs = []
     for label, off, own in variants:
         settings: dict[str, float | int | str] = {"checkpoint": digest, **_settings(own)}
+        if own.worker_turns:
+            settings["worker"] = hashlib.sha256(repr(SESSION_POLICY).encode()).hexdigest()[:8]
         for seed in range(given.seeds):
             run = results.find(label, seed, settings)
             if run is None:
