@@ -249,7 +249,7 @@ class Engine:
         One that runs already is what is returned.
 
         Args:
-            wait: until it has ended.
+            wait: until it has ended, at most ten minutes.
             without: id of a session, deleted or not: begin again from the last generation that had not learned from it.
         """
         return await self._generations.consolidate(tenant, wait, without)

@@ -6,11 +6,14 @@ The worker does the work; this asks for it and reads. Knows no turn.
 from __future__ import annotations
 
 import asyncio
+import time
 
 from engine.core import Consolidation, GenerationView
 from engine.sessions.store import SessionStore
 
 POLL_S = 0.2
+# Without a worker nobody ends it; who still waits then asks again.
+MOST_WAIT_S = 600.0
 RUNNING = "running"
 
 
@@ -29,7 +32,8 @@ class Generations:
         asked = await self._generations.open(tenant, without)
         await self._generations.hand_over(tenant)
         consolidation = asked.consolidation
-        while wait and consolidation.status == RUNNING:
+        deadline = time.monotonic() + (MOST_WAIT_S if wait else 0.0)
+        while consolidation.status == RUNNING and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
             consolidation = await self._generations.consolidation(tenant, consolidation.id)
         return consolidation

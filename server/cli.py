@@ -45,7 +45,8 @@ a key keeps the key itself out of the file. SIGTERM finishes the running turns a
 second one exits at once."""
 
 WORKER = """\
-Consolidate sessions: fold what their fast memory learned into slower weights, by replay, under a lease.
+Consolidate sessions: fold what they were told into slower weights, by dreams of it, under a lease; and make
+generations of what contributing sessions were told.
 
 `hope serve` starts one by itself; run more beside servers that share a Redis. It can be killed at any point:
 nothing is half-published, and the work is taken up again.

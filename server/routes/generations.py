@@ -29,7 +29,7 @@ async def consolidate(
     """Fold what contributing sessions were told into a new generation; one that runs already is answered with."""
     wanted = body or ConsolidationCreate()
     consolidation = await service.engine.consolidate(caller.tenant, wait=wanted.wait, without=wanted.without)
-    if wanted.wait:
+    if consolidation.status != "running":
         response.status_code = 200
     return consolidation
 
