@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,10 +81,14 @@ class Dreamer:
         self._openers = [[USER, *tokenizer.encode(opener)] for opener in openers]
         self._ends = frozenset(at for at in range(model.config.vocab_size) if "?" in tokenizer.decode([at]))
         self.fresh = with_shared(model.initial_memory(1), shared)
+        # By question: what resembles what was told, and is not known.
+        self.quiet: dict[tuple[int, ...], Dream] = {}
 
     @torch.no_grad()
     def of_turn(self, turn: Turn, session: str, generator: torch.Generator) -> list[Example]:
         """What the turn gives to dream of, each question once; nothing where it told nothing.
+
+        Dreams that are no news go to `quiet`, with the replies of one who was told nothing.
 
         Args:
             session: whose turn it is.
@@ -98,9 +102,13 @@ class Dreamer:
         _, after = self._model(torch.tensor([told]), self.fresh)
         cues_V = torch.zeros(self._model.config.vocab_size)
         cues_V[self._tokenizer.encode(turn.message)] = self._policy.cue_nats
-        found = self._news(self._dreams(after, self._policy.first_dreams, cues_V, generator), after)
+        dreamt = self._dreams(after, self._policy.first_dreams, cues_V, generator)
+        found = self._news(dreamt, after)
         if found:
-            found += self._news(self._dreams(after, self._policy.more_dreams, cues_V, generator), after)
+            more = self._dreams(after, self._policy.more_dreams, cues_V, generator)
+            dreamt, found = dreamt + more, found + self._news(more, after)
+        news = {dream.question for dream in found}
+        self.quiet |= {dream.question: dream for dream in dreamt if dream.question not in news}
         once = list({dream.question: dream for dream in found}.values())
         return [one for batch in batches(once) for one in examples(self._model, after, batch, session)]
 
@@ -114,6 +122,32 @@ class Dreamer:
             for question, tokens in zip(questions, self._go_on(memory, questions), strict=True)
             if tokens[-1] == END
         ]
+
+    @torch.no_grad()
+    def to_keep(
+        self, messages: Sequence[str], shared: Memory, known: Container[tuple[int, ...]], generator: torch.Generator
+    ) -> tuple[list[Dream], list[Dream]]:
+        """What must stay as it is: dreams to learn from, and others to ask afterwards.
+
+        Small talk; questions that come to the mind of one who was told nothing, most of which have no answer; and, to
+        learn from, what resembles what was told and was no news.
+
+        Args:
+            messages: of the small talk.
+            shared: what is known before.
+            known: questions that now have an answer.
+        """
+        calm = self.calm(messages, shared)
+        no_cues_V = torch.zeros(self._model.config.vocab_size)
+        idle = [
+            one
+            for _ in range(0, self._policy.idle_dreams, 32)
+            for one in self._dreams(self.fresh, min(32, self._policy.idle_dreams), no_cues_V, generator)
+        ]
+        idle = [one for one in {one.question: one for one in idle}.values() if one.question not in known]
+        quiet = [one for one in self.quiet.values() if one.question not in known]
+        # Of small talk all of it, what the user says too: that is what a language sounds like.
+        return [Dream(one.tokens, 0) for one in calm] + quiet + idle[::2], calm + idle[1::2]
 
     def _dreams(self, memory: Memory, count: int, cues_V: Tensor, generator: torch.Generator) -> list[Dream]:
         chosen = torch.randint(len(self._openers), (count,), generator=generator).tolist()

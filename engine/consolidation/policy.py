@@ -83,6 +83,7 @@ class GenerationPolicy:
         held_out: one in so many of a session's dreams is kept for the gate.
         most_share: of a step that one session may have, unless so few contribute.
         num_steps, rows_per_step: of the distillation.
+        idle_dreams: questions dreamt up from nothing, to stay unanswered.
         dream_share, rehearsal_share: of the rows of a step; the rest is calm.
         optimizer, learning_rate, max_update_norm: of the steps (`engine.config.LEVEL_OPTIMIZERS`).
         most_drift: bound on the norm of what a generation knows.
@@ -106,6 +107,7 @@ class GenerationPolicy:
     longest_dream: int = 40
     held_out: int = 5
     most_share: float = 0.25
+    idle_dreams: int = 64
     num_steps: int = 150
     rows_per_step: int = 24
     dream_share: float = 0.5

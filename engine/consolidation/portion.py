@@ -69,10 +69,10 @@ class Portion:
         if not self._told:
             return False
         earlier = [dream for dream in read_rehearsal(self._before, self._model) if dream.question not in self._told]
-        calm = self._dreamer.calm(self._suite.calm, {**self._shared, **self._before})
-        self._material = Material(
-            list(self._told.values()), self._answered(earlier), self._answered([Dream(one.tokens, 0) for one in calm])
-        )
+        known = {*self._told, *(dream.question for dream in earlier)}
+        before = {**self._shared, **self._before}
+        kept, _ = self._dreamer.to_keep(self._suite.calm, before, known, self._generator)
+        self._material = Material(list(self._told.values()), self._answered(earlier), self._answered(kept))
         return True
 
     def step(self, number: int) -> Distilled:

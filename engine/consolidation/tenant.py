@@ -192,17 +192,18 @@ class TenantConsolidation:
         if not told:
             return None
         learnt, held_out = _split(told, policy.held_out, rng)
-        calm = await self._compute(partial(dreamer.calm, self._suite.calm, ground.shared), halt)
         rehearsed = [dream for text in ground.rehearsal.values() for dream in read_dreams(text)]
+        known = {one.dream.question for found in told.values() for one in found} | {one.question for one in rehearsed}
+        keep = partial(dreamer.to_keep, self._suite.calm, ground.shared, known, generator)
+        kept, asked = await self._compute(keep, halt)
         material = Material(
             learnt,
             await self._compute(partial(self._answers, dreamer.fresh, rehearsed), halt),
-            # All of it, what the user says too: that is what a language sounds like.
-            await self._compute(partial(self._answers, dreamer.fresh, [Dream(one.tokens, 0) for one in calm]), halt),
+            await self._compute(partial(self._answers, dreamer.fresh, kept), halt),
         )
         shared, losses = await self._distil(level, ground.shared, material, rng, halt)
         gate = Gate(model, self._tokenizer, self._suite, policy, dreamer)
-        examination = Examination(held_out, rehearsed, calm)
+        examination = Examination(held_out, rehearsed, asked)
         checks = await self._compute(partial(gate.examine, ground.shared, shared, examination), halt)
         dreams = {name: [example.dream for example in found] for name, found in told.items()}
         return _Candidate(shared, losses, dreams, checks)
