@@ -107,10 +107,10 @@ class GenerationPolicy:
     longest_dream: int = 40
     held_out: int = 5
     most_share: float = 0.25
-    idle_dreams: int = 64
-    num_steps: int = 150
+    idle_dreams: int = 128
+    num_steps: int = 200
     rows_per_step: int = 24
-    dream_share: float = 0.5
+    dream_share: float = 0.35
     rehearsal_share: float = 0.25
     optimizer: str = "adamw"
     learning_rate: float = 3e-3
@@ -120,7 +120,7 @@ class GenerationPolicy:
     keep_generations: int = 16
     least_uptake: float = 0.2
     least_retention: float = 0.8
-    least_calm: float = 0.7
+    least_calm: float = 0.6
     most_perplexity: float = 1.02
 
     def share_of_session(self, num_sessions: int) -> float:
@@ -129,5 +129,13 @@ class GenerationPolicy:
 
 
 # A session's own consolidation: fewer dreams than a tenant's and a smaller level, many times a day.
-SESSION_DREAMS = GenerationPolicy(first_dreams=12, more_dreams=24, num_steps=60, rows_per_step=16, learning_rate=6e-3)
+SESSION_DREAMS = GenerationPolicy(
+    first_dreams=12,
+    more_dreams=24,
+    idle_dreams=64,
+    num_steps=60,
+    rows_per_step=16,
+    dream_share=0.5,
+    learning_rate=6e-3,
+)
 SESSION_POLICY = ReplayPolicy(num_steps=0, dreams=SESSION_DREAMS)

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.skipif(not SHIPPED, reason="the package holds no checkp
 
 TENANT, OTHER = "acme", "other"
 # Small enough for a test; the gate as it is.
-POLICY = GenerationPolicy(first_dreams=10, more_dreams=14, num_steps=60, rows_per_step=20, dream_share=0.4)
+POLICY = GenerationPolicy(
+    first_dreams=10, more_dreams=14, idle_dreams=64, num_steps=60, rows_per_step=20, dream_share=0.4
+)
 QUICK = replace(POLICY, num_steps=1, rows_per_step=8, more_dreams=2, longest_dream=24)
 SUITE = replace(load_suite(), calm=load_suite().calm[:24])
 CAT, DOG = ("My cat is called Zorinda.", "What is my cat called?", "Zorinda"), ("Brumtok", "What is my dog called?")
