@@ -20,14 +20,7 @@ from typing import TypeVar
 import torch
 
 from engine.config import LevelConfig
-from engine.consolidation.distill import (
-    Distilled,
-    Material,
-    draw,
-    step,
-    with_step_state,
-    without_step_state,
-)
+from engine.consolidation.distill import Distilled, Material, draw, step, with_step_state, without_step_state
 from engine.consolidation.dreams import Dream, Dreamer, Example, batches, examples
 from engine.consolidation.gate import Examination, Gate, norm, reason_of
 from engine.consolidation.policy import GenerationPolicy
@@ -143,7 +136,13 @@ class TenantConsolidation:
         if self._level is None or (not ground.sources and not goes_back):
             why = "this model has no level that sessions share" if self._level is None else "nothing new to take in"
             return await self._close(tenant, ended, "empty", why)
-        candidate = await self._make(self._level, ground, halt)
+        candidate, passed = await self._make(self._level, ground, halt), ground.learned
+        while candidate is None and ground.sources:
+            # Small talk, however long, must not hide what was told after it.
+            passed |= {source.name: source.mark for source in ground.sources}
+            later = await gather(self._store, tenant, passed, self._policy, asked.without)
+            ground = replace(ground, sources=later)
+            candidate = await self._make(self._level, ground, halt)
         if candidate is None and not goes_back:
             return await self._close(tenant, ended, "empty", "the new turns told nothing that was not known")
         if candidate is None:

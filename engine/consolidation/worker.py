@@ -1,4 +1,5 @@
-"""The worker: takes sessions from the store's line and has their newer turns folded into `cms.medium`.
+"""The worker: takes sessions from the store's line and has their newer turns folded into `cms.medium`, and tenants,
+for which it has generations made.
 
 A process of its own that may be killed at any point: a claim that nobody keeps goes to the next worker, and
 what counts as taken in is the mark in the session's head, which moves in the commit or not at all.

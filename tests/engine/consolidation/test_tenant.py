@@ -138,6 +138,15 @@ async def test_small_talk_makes_no_generation(live: Live) -> None:
     assert await live.standing() == Standing(0, 0, 0)
 
 
+async def test_small_talk_longer_than_a_portion_does_not_hide_what_was_told_after_it(live: Live) -> None:
+    await live.told(TENANT, "s-1", "Hello, how are you?")
+    await live.say(TENANT, "s-1", CAT[0])
+    easy = replace(QUICK, most_turns_of_session=1, least_uptake=0.0, least_calm=0.0, most_perplexity=9.0)
+    assert (await live.consolidate(easy)).status == "accepted"
+    generation = (await live.engine.store.generations.all(TENANT))[1]
+    assert list(generation.learned.values()) == [2]
+
+
 async def test_a_halt_leaves_everything_as_it_was_and_the_work_to_be_done(live: Live) -> None:
     await live.told(TENANT, "s-1", CAT[0])
     halt = asyncio.Event()
