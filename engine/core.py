@@ -281,4 +281,4 @@ class Observer(Protocol):
         """Sessions and bytes in this process's cache."""
 
     def consolidation(self, outcome: str, seconds: float, num_turns: int) -> None:
-        """A consolidation ended: `accepted`, `empty`, `fenced` or `failed`; a tenant's: `generation_` and its status."""
+        """A consolidation ended: `accepted`, `empty`, `fenced`, `failed`; a tenant's: `generation_` and its status."""
