@@ -209,6 +209,26 @@ class GenerationView:
 
 
 @dataclass(frozen=True)
+class QuarantineView:
+    """A session that spoiled candidates for a generation, as the wire shows it.
+
+    Attributes:
+        times: consolidations that it spoiled, one after another.
+        excluded: it is not tried again until it is let in.
+        reason: the gate's, the last time.
+        at: when that was.
+    """
+
+    session_id: str
+    times: int
+    excluded: bool
+    reason: str
+    consolidation_id: str
+    at: str
+    object: str = "quarantine"
+
+
+@dataclass(frozen=True)
 class TurnCreated:
     """First event of a turn: it was accepted."""
 
@@ -282,3 +302,6 @@ class Observer(Protocol):
 
     def consolidation(self, outcome: str, seconds: float, num_turns: int) -> None:
         """A consolidation ended: `accepted`, `empty`, `fenced`, `failed`; a tenant's: `generation_` and its status."""
+
+    def set_aside(self, outcome: str, count: int) -> None:
+        """Sessions spoiled a candidate: `waiting`, they are tried again next time; `excluded`, no more."""

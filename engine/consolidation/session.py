@@ -11,16 +11,14 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from engine.config import CMS_MEDIUM
+from engine.consolidation.background import Background, Stopped
 from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
 from engine.consolidation.portion import Portion
 from engine.consolidation.replay import UPDATES, compose, is_finite, mean_surprise, medium_of, step, with_medium
@@ -40,12 +38,6 @@ logger = logging.getLogger("hope.worker")
 # A turn holds its lease while it runs; whoever waits longer than this comes back later.
 WAIT_FOR_LEASE_S = 60.0
 LOOK_AROUND_S = 0.5
-
-Result = TypeVar("Result")
-
-
-class Stopped(Exception):
-    """The consolidation was told to halt; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +89,11 @@ class SessionConsolidation:
         self._store, self._observer, self._policy = store, observer, policy
         self._fingerprint, self._suite = fingerprint(model), suite or load_suite()
         self._following = Following(model, store, self._fingerprint)
-        # One thread, and in it one thread of torch: replay is to stay in the background.
-        self._thread = ThreadPoolExecutor(1, "hope-replay", initializer=torch.set_num_threads, initargs=(1,))
+        self._background = Background("hope-replay")
 
     def close(self) -> None:
         """Ends the thread after its current step."""
-        self._thread.shutdown(wait=True)
+        self._background.close()
 
     async def next_portion(self, tenant: str, session_id: str, halt: asyncio.Event) -> bool:
         """Takes the session's oldest new turns in; True where there were more than one portion holds.
@@ -178,10 +169,10 @@ class SessionConsolidation:
         rate = policy.rate(len(ground.turns))
         medium, before, norm, unmoved = ground.medium, float("nan"), 0.0, 0
         for number in range(policy.num_steps):
-            medium, done = await self._compute(partial(step, model, medium, rows, policy, rate), halt)
+            medium, done = await self._background.compute(partial(step, model, medium, rows, policy, rate), halt)
             before = done.surprise if number == 0 else before
             norm, unmoved = norm + done.update_norm, max(unmoved, done.num_unmoved)
-        after = await self._compute(partial(mean_surprise, model, medium, rows, policy), halt)
+        after = await self._background.compute(partial(mean_surprise, model, medium, rows, policy), halt)
         self._observer.tokens("learned", sum(len(row.tokens) for row in rows) * policy.num_steps)
         if 0 < unmoved < len(rows):
             self._observer.memory_update(CMS_MEDIUM, "rejected", 0.0)
@@ -196,12 +187,12 @@ class SessionConsolidation:
         seed = int(medium[UPDATES])
         portion = Portion(self._model, self._tokenizer, self._suite, policy, medium, shared, seed)
         for turn in turns:
-            await self._compute(partial(portion.take_in, turn), halt)
-        if not await self._compute(portion.prepare, halt):
+            await self._background.compute(partial(portion.take_in, turn), halt)
+        if not await self._background.compute(portion.prepare, halt):
             return _Learned(medium, 0.0, 0.0, 0.0)
         losses, norm = [], 0.0
         for number in range(policy.num_steps):
-            done = await self._compute(partial(portion.step, number), halt)
+            done = await self._background.compute(partial(portion.step, number), halt)
             losses.append(done.loss)
             norm += done.update_norm
         learned = portion.medium
@@ -253,9 +244,3 @@ class SessionConsolidation:
         same_turns = tuple(turns) == ground.turns and head.session.num_turns >= ground.mark
         if head.num_consolidated_turns != ground.num_consolidated_turns or not (same_medium and same_turns):
             raise Conflict("the session was consolidated or rolled back meanwhile")
-
-    async def _compute(self, work: Callable[[], Result], halt: asyncio.Event) -> Result:
-        """One step of work on the thread, unless told to halt."""
-        if halt.is_set():
-            raise Stopped
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

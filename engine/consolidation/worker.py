@@ -17,8 +17,9 @@ import time
 from collections.abc import AsyncIterator
 
 from engine.config import EngineSettings, StoreSettings
+from engine.consolidation.background import Stopped
 from engine.consolidation.policy import SESSION_POLICY, GenerationPolicy
-from engine.consolidation.session import SessionConsolidation, Stopped
+from engine.consolidation.session import SessionConsolidation
 from engine.consolidation.suite import load_suite
 from engine.consolidation.tenant import TenantConsolidation
 from engine.core import Observer

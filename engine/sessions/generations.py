@@ -15,6 +15,7 @@ from engine.core import Consolidation, GateCheck, GenerationView, Session
 from engine.errors import Conflict, CorruptMemory, NotFound, StoreUnavailable
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
 from engine.sessions.keys import WORK_DUE, TenantKeys, session_name
+from engine.sessions.quarantine import Quarantine
 from engine.sessions.records import now_iso
 
 MOST_CONSOLIDATIONS = 100
@@ -33,6 +34,8 @@ class Generation:
         taken: turns of each session, by its hash, that this generation learned from.
         learned: turns of each session, by its hash, that it or an ancestor took in, from the first on.
         notes: figures of the training: steps, losses, norm.
+        attempts: what was tried before it, in words.
+        set_aside: hashes of the sessions that were found to spoil it.
     """
 
     number: int
@@ -46,6 +49,8 @@ class Generation:
     taken: dict[str, int]
     learned: dict[str, int]
     notes: dict[str, float] = field(default_factory=dict)
+    attempts: list[str] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class GenerationStore:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.quarantine = Quarantine(connection)
 
     async def standing(self, tenant: str) -> Standing:
         """Which generation is active."""
@@ -246,7 +252,7 @@ class GenerationStore:
     async def forget(self, tenant: str, session: Session) -> list[int]:
         """Keeps a session out of every later generation; the kept ones that learned from it."""
         keys, name = TenantKeys(tenant), session_hash(tenant, session)
-        names = [keys.rehearsal, keys.forgotten, keys.running]
+        names = [keys.rehearsal, keys.forgotten, keys.running, keys.quarantine, keys.passed]
         await self._connection.run("forget_learned", names, [name, _REMEMBER_DELETED_MS])
         return sorted(number for number, one in (await self.all(tenant)).items() if name in one.learned)
 

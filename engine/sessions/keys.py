@@ -159,6 +159,16 @@ class TenantKeys:
         """Zset: hash of a deleted session -> ms of its deletion; for a day, longer than any consolidation runs."""
         return self._key("forgotten")
 
+    @property
+    def quarantine(self) -> str:
+        """Hash: hash of a session that spoiled a candidate -> JSON of how often, when and why."""
+        return self._key("quarantine")
+
+    @property
+    def passed(self) -> str:
+        """Hash: `generation` -> its number, and session hash -> turns that told it nothing, from the first on."""
+        return self._key("passed")
+
     def chunks(self, mark: str, num_chunks: int) -> list[str]:
         """Strings: the pieces of one generation, never changed once written."""
         return [self._key(f"generation:{mark}:{index}") for index in range(num_chunks)]

@@ -10,9 +10,9 @@ import torch
 from redis.asyncio import Redis
 
 from engine.config import CMS_MEDIUM
+from engine.consolidation.background import Stopped
 from engine.consolidation.policy import ReplayPolicy
 from engine.consolidation.replay import compose, mean_surprise, medium_of
-from engine.consolidation.session import Stopped
 from engine.errors import Conflict, CorruptMemory, NotFound
 from engine.model.hope import Hope
 from engine.model.portable import level_of
