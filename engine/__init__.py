@@ -19,7 +19,7 @@ from engine.core import (
     LevelView,
     MemoryReport,
     MemoryView,
-    Observer,
+    QuarantineView,
     Said,
     Session,
     SurprisePoint,
@@ -54,6 +54,7 @@ from engine.errors import (
     Unavailable,
     Unsupported,
 )
+from engine.observer import Observer
 
 if TYPE_CHECKING:
     from engine.consolidation.worker import run_worker
@@ -87,6 +88,7 @@ __all__ = [
     "NotFound",
     "Observer",
     "Overloaded",
+    "QuarantineView",
     "RateLimited",
     "Said",
     "Session",

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from engine.config import EngineSettings
-from engine.core import Observer, Turn, TurnCompleted, TurnEvent, TurnRequest
+from engine.core import Turn, TurnCompleted, TurnEvent, TurnRequest
 from engine.errors import (
     DeadlineExceeded,
     Draining,
@@ -23,6 +23,7 @@ from engine.errors import (
     TooLarge,
     TurnCancelled,
 )
+from engine.observer import Observer
 from engine.sessions.limits import LEARNED, TOKENS, TURNS, Limits
 from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer

@@ -24,7 +24,7 @@ from engine.core import (
     GenerationView,
     Health,
     MemoryView,
-    Observer,
+    QuarantineView,
     Said,
     Session,
     Turn,
@@ -35,8 +35,10 @@ from engine.core import (
 from engine.errors import StoreUnavailable
 from engine.generations import Generations
 from engine.grounds import Ground
+from engine.health import HealthCheck
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
+from engine.observer import Observer
 from engine.sessions.embedded import EmbeddedStore
 from engine.sessions.records import now_iso
 from engine.sessions.store import SessionStore
@@ -46,7 +48,6 @@ from engine.views import memory_view
 
 logger = logging.getLogger(__name__)
 
-HEALTH_TTL_S = 1.0
 GOODBYE_TIMEOUT_S = 5.0
 
 
@@ -76,7 +77,7 @@ class Engine:
         grounds = self._turns.grounds
         self._archive = Archive(model, grounds.fingerprint, store, store_settings, grounds.forget)
         self._generations = Generations(store)
-        self._health: tuple[float, Health] | None = None
+        self._health = HealthCheck(store, self._admission, self._turns.loop)
 
     @classmethod
     async def open(
@@ -249,8 +250,11 @@ class Engine:
         One that runs already is what is returned.
 
         Args:
-            wait: until it has ended, at most ten minutes.
+            wait: until it has ended, at most ten minutes; and no longer than there is a worker.
             without: id of a session, deleted or not: begin again from the last generation that had not learned from it.
+
+        Raises:
+            Overloaded: it was to be waited for, and there is no worker; it stays in line for one.
         """
         return await self._generations.consolidate(tenant, wait, without)
 
@@ -270,23 +274,14 @@ class Engine:
         """Makes a generation the active one for all replicas, from their next turn on, or NotFound."""
         return await self._generations.activate(tenant, number)
 
+    async def quarantine(self, tenant: str) -> list[QuarantineView]:
+        """The sessions that spoiled candidates for a generation, latest first."""
+        return await self._generations.quarantine(tenant)
+
+    async def let_out(self, tenant: str, session_id: str) -> None:
+        """Has a session in quarantine tried again, or NotFound."""
+        await self._generations.let_out(tenant, session_id)
+
     async def health(self) -> Health:
         """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""
-        if self._health and time.monotonic() - self._health[0] < HEALTH_TTL_S:
-            return self._health[1]
-        health = await self._examine()
-        self._health = (time.monotonic(), health)
-        return health
-
-    async def _examine(self) -> Health:
-        if not self._turns.loop.alive:
-            return Health(False, False, "the engine's thread does not respond")
-        if self._admission.draining:
-            return Health(True, False, "draining")
-        if self._admission.full:
-            return Health(True, False, "the queue is full")
-        try:
-            await self.store.ping()
-        except StoreUnavailable:
-            return Health(True, False, "the store does not answer")
-        return Health(True, True)
+        return await self._health.now()

@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from engine.admission import Admission
 from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
 from engine.core import (
-    Observer,
     Said,
     Session,
     Timing,
@@ -34,6 +33,7 @@ from engine.grounds import Ground, Grounds
 from engine.live import Failed, Finished, LiveTurn, Signal, Spoken
 from engine.loop import EngineLoop
 from engine.model.hope import Hope, Memory
+from engine.observer import Observer
 from engine.seen_through import SeenThrough
 from engine.sessions.records import Commit
 from engine.sessions.snapshot import pack

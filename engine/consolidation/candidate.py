@@ -22,9 +22,10 @@ from engine.consolidation.gate import Examination, Gate, norm
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.sources import Source
 from engine.consolidation.suite import Suite
-from engine.core import GateCheck, Observer
+from engine.core import GateCheck
 from engine.model.hope import Hope, Memory
 from engine.model.shared import TENANT, pack_shared, unpack_shared
+from engine.observer import Observer
 from engine.tokenizer import Tokenizer
 
 

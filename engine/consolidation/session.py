@@ -23,11 +23,12 @@ from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
 from engine.consolidation.portion import Portion
 from engine.consolidation.replay import UPDATES, compose, is_finite, mean_surprise, medium_of, step, with_medium
 from engine.consolidation.suite import Suite, load_suite
-from engine.core import Observer, Turn
+from engine.core import Turn
 from engine.errors import Conflict, LeaseLost, Overloaded, StoreUnavailable
 from engine.following import Following
 from engine.model.hope import Hope, Memory
 from engine.model.weights import fingerprint
+from engine.observer import Observer
 from engine.sessions.records import Commit, Head, Lease
 from engine.sessions.snapshot import pack, unpack
 from engine.sessions.store import SessionStore

@@ -22,11 +22,12 @@ from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.rehearsal import crowded_out, read_dreams, write_dreams
 from engine.consolidation.sources import Source
 from engine.consolidation.suite import Suite
-from engine.core import Consolidation, GateCheck, Observer
+from engine.core import Consolidation, GateCheck
 from engine.following import Following
 from engine.model.hope import Hope
 from engine.model.shared import pack_shared
 from engine.model.weights import fingerprint
+from engine.observer import Observer
 from engine.sessions.generations import Asked, Generation, Publication
 from engine.sessions.quarantine import Blame
 from engine.sessions.records import now_iso

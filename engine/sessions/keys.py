@@ -19,6 +19,7 @@ WORK_CLAIMED = f"{_PREFIX}{{work}}:claimed"  # zset: session -> ms at which its 
 WORK_TOKENS = f"{_PREFIX}{{work}}:tokens"  # hash: session -> token of the claim
 WORK_ATTEMPTS = f"{_PREFIX}{{work}}:attempts"  # hash: session -> claims since it was last finished
 WORK_DEAD = f"{_PREFIX}{{work}}:dead"  # zset: session -> ms at which it was given up
+WORKER_ALIVE = f"{_PREFIX}{{work}}:alive"  # string with a time to live: the worker that was last seen
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,15 @@ class HopeClient:
         """Make a generation the active one, for all sessions from their next turn on (operator keys)."""
         return self._call("POST", f"/v1/generations/{generation}/activate")
 
+    def quarantine(self) -> list[dict[str, Any]]:
+        """The sessions that spoiled candidates for a generation, latest first (operator keys)."""
+        found: list[dict[str, Any]] = self._call("GET", "/v1/quarantine")["data"]
+        return found
+
+    def let_out(self, session_id: str) -> None:
+        """Have a session in quarantine tried again (operator keys)."""
+        self._call("DELETE", f"/v1/quarantine/{session_id}")
+
     @contextmanager
     def open(self, session_id: str) -> Iterator[Conversation]:
         """A conversation over a websocket, closed at the end of the block.
