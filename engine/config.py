@@ -261,6 +261,10 @@ class EngineSettings:
         turns_per_minute: turns a tenant may begin in a minute, on all replicas together; 0 for no limit.
         tokens_per_minute: tokens a tenant's turns may read and speak in a minute; a turn that began is not cut short.
         learned_tokens_per_minute: tokens a tenant's sessions may learn from in a minute.
+        learned_tokens_per_session_hour: tokens a session may learn from in an hour; over it, turns are answered without
+            learning. 0 for no limit.
+        surprise_per_consolidation: nats of surprise, summed over turns, after which a session is handed to the worker;
+            0: only turns and quiet count.
         idle_consolidation_s: quiet seconds after which a session is handed to the worker.
         generation_every_s: seconds after a contributing session's turn until its tenant gets a new generation; 0: only
             when asked for.
@@ -284,3 +288,5 @@ class EngineSettings:
     turns_per_minute: int = 0
     tokens_per_minute: int = 0
     learned_tokens_per_minute: int = 0
+    learned_tokens_per_session_hour: int = 0
+    surprise_per_consolidation: float = 64.0

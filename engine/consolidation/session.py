@@ -55,10 +55,15 @@ class _Ground:
         """Turns that will have been taken in."""
         return self.num_consolidated_turns + len(self.turns)
 
+    @property
+    def surprise(self) -> float:
+        """Of the turns, all together."""
+        return sum(turn.memory.surprise for turn in self.turns)
+
 
 @dataclass(frozen=True)
 class _Learned:
-    """What came of a portion; `medium` is None where it must not be kept."""
+    """What came of a portion; `medium` is None where it must not be kept, and the ground's where nothing was told."""
 
     medium: Memory | None
     surprise_before: float
@@ -112,6 +117,11 @@ class SessionConsolidation:
             return False
         _, shared = await self._following.active(tenant)
         learned = await self._learn(ground, shared, halt)
+        if learned.medium is ground.medium:
+            # Small talk: nothing to keep, and nothing to be gone through again.
+            await self._commit(tenant, session_id, ground, None, halt)
+            self._observer.consolidation("empty", time.monotonic() - begun, len(ground.turns))
+            return ground.more
         if learned.medium is None:
             self._observer.memory_update(CMS_MEDIUM, "rejected", 0.0)
             self._observer.consolidation("failed", time.monotonic() - begun, len(ground.turns))
@@ -200,14 +210,22 @@ class SessionConsolidation:
         harmless = losses[-1] <= losses[0]  # False too where either is not a number
         return _Learned(learned if harmless and is_finite(learned) else None, losses[0], losses[-1], norm)
 
-    async def _commit(self, tenant: str, session_id: str, ground: _Ground, medium: Memory, halt: asyncio.Event) -> None:
-        """Under the lease, and no longer than that takes: the newest memory with the learned `cms.medium`."""
+    async def _commit(
+        self, tenant: str, session_id: str, ground: _Ground, medium: Memory | None, halt: asyncio.Event
+    ) -> None:
+        """Under the lease, and no longer than that takes: the newest memory with the learned `cms.medium`.
+
+        Where nothing was learned (None), no more than that the turns have been taken in.
+        """
         lease = await self._lease(tenant, session_id, halt)
         try:
             begun = time.monotonic()
             head = await self._store.head(tenant, session_id)
             version, tensors = await self._load(tenant, session_id)
             await self._check(tenant, head, ground, tensors)
+            if medium is None:
+                await self._store.pass_turns(lease, head, ground.mark, ground.surprise)
+                return
             blob = pack(with_medium(tensors, medium, self._model), fingerprint=self._fingerprint)
             commit = Commit(
                 memory=blob,
@@ -218,6 +236,7 @@ class SessionConsolidation:
                 request_digest="",
                 commit_id=f"consolidation-{secrets.token_hex(12)}",
                 num_consolidated_turns=ground.mark,
+                surprise=ground.surprise,
             )
             await self._store.commit(lease, version, commit)
             self._observer.stored("commit", "ok", time.monotonic() - begun, len(blob))

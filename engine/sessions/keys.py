@@ -75,8 +75,13 @@ class SessionKeys:
         return self._key("staged")
 
     @property
+    def learned(self) -> str:
+        """Hash with a time to live: the credit that the session has left to learn, and when that was so."""
+        return self._key("learned")
+
+    @property
     def fixed(self) -> list[str]:
-        """Every key but the chunks of memory, in the order the scripts expect them."""
+        """Every key but the chunks of memory and `learned`, in the order the scripts expect them."""
         return [
             self.head,
             self.lease,

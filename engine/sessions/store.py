@@ -173,7 +173,10 @@ class SessionStore:
             marks = {name.decode(): int(count) for name, count in staged.items()}
             memories = {old.mark: old.num_chunks for old in read_versions(versions).values()} | marks
             chunks = [chunk for mark, count in memories.items() for chunk in keys.chunks(mark, count)]
-            if await self._connection.run("delete", [*keys.fixed, *chunks], [version, *marks]) != b"AGAIN":
+            if (
+                await self._connection.run("delete", [*keys.fixed, keys.learned, *chunks], [version, *marks])
+                != b"AGAIN"
+            ):
                 break
         else:
             raise StoreUnavailable("the session is too busy; try again", retry_after_s=RETRY_AFTER_S)
@@ -230,6 +233,19 @@ class SessionStore:
             CommitUnknown: the store vanished at the decisive moment and did not come back.
         """
         return await self._committer.commit(lease, expected_version, commit)
+
+    async def pass_turns(self, lease: Lease, head: Head, num_turns: int, surprise: float) -> None:
+        """Counts the session's first `num_turns` turns as consolidated without a new version: they taught nothing.
+
+        Args:
+            head: as it was read under the lease.
+            surprise: of the turns that this counts.
+
+        Raises:
+            LeaseLost: the lease has expired or been taken, or the session deleted.
+            Conflict: it has been consolidated or rolled back meanwhile.
+        """
+        await self._committer.pass_turns(lease, head, num_turns, surprise)
 
     async def stored_turn(self, tenant: str, session_id: str, idempotency_key: str, request_digest: str) -> Turn | None:
         """The turn this key was used for, or None; Conflict where the request was another one."""
