@@ -232,6 +232,7 @@ class StoreSettings:
         idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).
         keep_versions: how many of a session's last memory versions are retained.
         keep_days: of so many days, today among them, the last version each is retained too.
+        generations_url: folder or object store for the bytes of generations (`file://`, `s3://`, …); None: the store.
     """
 
     redis_url: str | None = None
@@ -240,6 +241,7 @@ class StoreSettings:
     idempotency_ttl_s: int = 86_400
     keep_versions: int = 8
     keep_days: int = 7
+    generations_url: str | None = None
 
 
 @dataclass(frozen=True)

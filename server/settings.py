@@ -144,6 +144,12 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _folder_url(text: str) -> str:
+    if "://" not in text:
+        raise ValueError("must be a URL: file:///a/folder, s3://bucket/folder, ...")
+    return text
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError("must be debug, info, warning or error")
@@ -193,6 +199,7 @@ OPTIONS = (
     Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),
     Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),
     Option("store", "keep_versions", _whole(1), "memory versions kept of each session"),
+    Option("store", "generations_url", _optional(_folder_url), "folder or object store for generations; none: Redis"),
     Option("store", "keep_days", _whole(0), "days of which the last version each is kept too"),
 )
 

@@ -60,6 +60,8 @@ async def gather(
             if session.contribute and session.num_turns > known and not left_out:
                 waiting.append((session, name, known))
         after = sessions[-1].id if sessions else None
+    # First come, first served: a flood of new sessions makes no older one wait.
+    waiting.sort(key=lambda found: (found[0].created_at, found[0].id))
     # An equal part of the room for each, so that one that talks much does not crowd out the others.
     each = max(1, min(policy.most_turns_of_session, policy.most_turns // max(1, len(waiting))))
     found = []

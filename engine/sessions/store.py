@@ -34,6 +34,7 @@ from engine.sessions.records import (
     read_versions,
     write_session,
 )
+from engine.sessions.shelf import Shelf
 from engine.sessions.staging import Staging
 
 _DELETE_ATTEMPTS = 10
@@ -61,7 +62,9 @@ class SessionStore:
         self._adopter = Adopter(connection, staging)
         self._history = History(connection)
         self.line = ConsolidationQueue(connection)
-        self.generations = GenerationStore(connection)
+        self.generations = GenerationStore(
+            connection, Shelf(settings.generations_url) if settings.generations_url else None
+        )
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:
@@ -235,15 +238,11 @@ class SessionStore:
         return await self._committer.commit(lease, expected_version, commit)
 
     async def pass_turns(self, lease: Lease, head: Head, num_turns: int, surprise: float) -> None:
-        """Counts the session's first `num_turns` turns as consolidated without a new version: they taught nothing.
-
-        Args:
-            head: as it was read under the lease.
-            surprise: of the turns that this counts.
+        """Counts the first `num_turns` turns, of this surprise together, as consolidated without a new version.
 
         Raises:
             LeaseLost: the lease has expired or been taken, or the session deleted.
-            Conflict: it has been consolidated or rolled back meanwhile.
+            Conflict: it is no longer as `head` says.
         """
         await self._committer.pass_turns(lease, head, num_turns, surprise)
 

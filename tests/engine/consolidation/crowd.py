@@ -90,12 +90,14 @@ class Crowd:
     store: SessionStore
     observer: Recorder = field(default_factory=Recorder)
 
-    async def told(self, name: str, *said: Said, surprise: float = 3.0, contribute: bool = True) -> None:
+    async def told(
+        self, name: str, *said: Said, surprise: float = 3.0, contribute: bool = True, created_at: str | None = None
+    ) -> None:
         """A session, made where it is new, with these turns more."""
         try:
             session = await self.store.get(TENANT, name)
         except NotFound:
-            session = Session(name, now_iso(), now_iso(), contribute=contribute)
+            session = Session(name, created_at or now_iso(), now_iso(), contribute=contribute)
             await self.store.create(TENANT, session)
         lease = await self.store.acquire(TENANT, name, secrets.token_hex(4), 5.0)
         for message, reply in said:
@@ -107,7 +109,8 @@ class Crowd:
     async def good(self, *numbers: int) -> None:
         """Sessions with something harmless to tell, a turn each."""
         for number in numbers:
-            await self.told(f"good-{number}", (f"I like the river {number}.", "Nice"))
+            created_at = f"2026-01-01T00:00:{number:02}Z"
+            await self.told(f"good-{number}", (f"I like the river {number}.", "Nice"), created_at=created_at)
 
     async def taught(self) -> None:
         """A first generation, which knows what is `KNOWN`."""
