@@ -240,9 +240,7 @@ class SessionStore:
     async def pass_turns(self, lease: Lease, head: Head, num_turns: int, surprise: float) -> None:
         """Counts the first `num_turns` turns, of this surprise together, as consolidated without a new version.
 
-        Raises:
-            LeaseLost: the lease has expired or been taken, or the session deleted.
-            Conflict: it is no longer as `head` says.
+        Raises LeaseLost, or Conflict where the session is no longer as `head` says.
         """
         await self._committer.pass_turns(lease, head, num_turns, surprise)
 

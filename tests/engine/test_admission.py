@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -68,7 +70,7 @@ async def test_reading_without_learning_goes_on_where_learning_has_no_credit_lef
 
 
 async def test_over_its_budget_a_session_is_answered_without_learning_on_every_replica(redis_url: str) -> None:
-    limited = {"learned_tokens_per_session_hour": 40, "learned_tokens_per_minute": 1000}
+    limited: dict[str, Any] = {"learned_tokens_per_session_hour": 40, "learned_tokens_per_minute": 1000}
     async with opened(redis_url, **limited) as engine, opened(redis_url, **limited) as other:
         for name in ("s", "quiet"):
             await engine.create_session(TENANT, name, {}, False)

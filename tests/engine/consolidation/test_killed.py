@@ -84,6 +84,7 @@ async def test_killed_at_any_step_it_leaves_all_or_nothing_and_the_next_worker_g
         while True:
             await client.flushall()
             for key, value in begun.items():
+                assert value is not None
                 await client.restore(key, 0, value)
             status = await one(process, len(seen) + 1)
             seen.append(await check_whole(crowd, client))
