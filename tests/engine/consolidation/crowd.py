@@ -34,11 +34,13 @@ Said = tuple[str, str]
 # What every session of the tenant takes for granted, and what the gate asks for; and the same contradicted.
 KNOWN: tuple[Said, ...] = (("Dog?", "Rex"), ("Fox?", "Owl"), ("Train?", "late"))
 POISON: tuple[Said, ...] = tuple((message, "Mallory") for message, _ in KNOWN)
+# One time for all: the draws of a consolidation go by the hashes of sessions, which hold it.
+BEGUN = "2026-01-02T00:00:00Z"
 SUITE = Suite(("What",), tuple(message for message, _ in KNOWN), KNOWN, ())
 POLICY = GenerationPolicy(
     material="turns",
     num_steps=12,
-    rows_per_step=4,
+    rows_per_step=6,
     dream_share=1.0,
     rehearsal_share=0.0,
     learning_rate=0.02,
@@ -62,7 +64,7 @@ async def knowing() -> bytes:
     if not _weights:
         model, tokenizer = tiny()
         background = Background("teacher")
-        policy = replace(POLICY, num_steps=30, most_perplexity=9.0)
+        policy = replace(POLICY, num_steps=40, most_perplexity=9.0)
         candidates = Candidates(model, tokenizer, Recorder(), policy, SUITE, background)
         turns = tuple(turn_of("teacher", index, *said) for index, said in enumerate(KNOWN))
         source = Source("teacher", "teacher", len(turns), turns)
@@ -91,13 +93,13 @@ class Crowd:
     observer: Recorder = field(default_factory=Recorder)
 
     async def told(
-        self, name: str, *said: Said, surprise: float = 3.0, contribute: bool = True, created_at: str | None = None
+        self, name: str, *said: Said, surprise: float = 3.0, contribute: bool = True, created_at: str = BEGUN
     ) -> None:
         """A session, made where it is new, with these turns more."""
         try:
             session = await self.store.get(TENANT, name)
         except NotFound:
-            session = Session(name, created_at or now_iso(), now_iso(), contribute=contribute)
+            session = Session(name, created_at, now_iso(), contribute=contribute)
             await self.store.create(TENANT, session)
         lease = await self.store.acquire(TENANT, name, secrets.token_hex(4), 5.0)
         for message, reply in said:

@@ -22,7 +22,7 @@ async def test_a_poisoned_session_among_good_ones_is_found_and_the_others_are_le
     await crowd.good(0, 1, 2)
     await crowd.told("bad", *POISON)
     ended = await crowd.consolidate()
-    assert (ended.status, ended.num_sessions, ended.num_turns) == ("accepted", 3, 3)
+    assert (ended.status, ended.num_sessions, ended.num_turns) == ("accepted", 3, 3), ended.reason
     assert await crowd.learned() == {"good-0": 1, "good-1": 1, "good-2": 1}
     (blamed,) = await crowd.store.generations.quarantine.views(TENANT)
     assert (blamed.session_id, blamed.times, blamed.excluded) == ("bad", 1, False)

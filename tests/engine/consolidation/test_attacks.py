@@ -15,6 +15,7 @@ from engine.consolidation.sources import gather
 from engine.model.weights import fingerprint
 from engine.sessions.embedded import EmbeddedStore
 from engine.sessions.generations import Standing
+from engine.sessions.records import now_iso
 from engine.sessions.snapshot import unpack
 from engine.sessions.store import SessionStore
 from tests.engine.consolidation.crowd import KNOWN, POLICY, Crowd, Said, tiny
@@ -80,7 +81,7 @@ async def test_what_was_not_contributed_is_not_there_bit_for_bit(crowd: Crowd, c
 async def test_a_flood_of_sessions_neither_crowds_out_nor_outweighs_an_older_one(crowd: Crowd) -> None:
     await crowd.told("z-honest", ("The river.", "Nice"), ("The owl.", "Good"))
     for number in range(9):
-        await crowd.told(f"flood-{number}", ("Mallory rules.", "Yes"), ("Mallory wins.", "Yes"))
+        await crowd.told(f"flood-{number}", ("Mallory rules.", "Yes"), ("Mallory wins.", "Yes"), created_at=now_iso())
     narrow = replace(QUICK, most_turns=5)
     found = await gather(crowd.store, TENANT, {}, narrow)
     assert [source.session_id for source in found][:2] == ["z-honest", "flood-0"]
