@@ -28,8 +28,8 @@ DROPPED_SHARES = (0.02, 0.15)
 # worth; of changes, those that are told like anything new; of facts about people, those about one spoken of before.
 NEAR_SHARE, NEAR_DRAWS, RETOLD_SHARE, AGAIN_SHARE = 0.6, 12, 0.4, 0.35
 
-# Turns after which the user wants to know what could be asked about them.
-TO_ASK_SHARE = 0.06
+# Turns after which the user wants to know what could be asked about them: those that told something, and others.
+NEWS_TO_ASK_SHARE, TO_ASK_SHARE = 0.25, 0.03
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Dialogue:
                 yield self.change(echo)
             else:
                 yield self.ask(rng.choice(self.facts))
-            if rng.random() < TO_ASK_SHARE:
+            if rng.random() < (NEWS_TO_ASK_SHARE if self.news else TO_ASK_SHARE):
                 yield self.to_ask()
             if len(self.facts) >= most and rng.random() < dropped:
                 self.facts.pop(0)
