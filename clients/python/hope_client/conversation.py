@@ -25,6 +25,7 @@ from hope_client.turns import DEFAULT_TIMEOUT_S, RunningTurn, new_key
 from hope_client.wire import BAD_GATEWAYS, Wire, path_of
 
 SUBPROTOCOL = "hope.v1"
+CANCEL = {"type": "turn.cancel"}
 # Close codes after which the same again would end the same.
 _FINAL_CLOSES: dict[int, type[HopeRequestError]] = {1008: Forbidden, 1009: TooLarge, 1011: ServerFailure}
 
@@ -97,7 +98,7 @@ class AsyncConversation:
         self._turn.cancel_asked = True
         if self._turn.begun:
             with suppress(ConnectionLost):  # whoever iterates over the turn is told
-                await self._send({"type": "turn.cancel"})
+                await self._send(CANCEL)
 
     async def _ask(self, frame: dict[str, Any], again: bool) -> None:
         """Begin a turn. Where that fails, the socket goes: nobody could say what became of the frame."""
@@ -107,6 +108,8 @@ class AsyncConversation:
             if self._socket is None or self._socket.close_code is not None:
                 await self._open()
             await self._send(frame)
+            if self._turn is not None and self._turn.cancel_asked:  # while the socket was being opened
+                await self._send(CANCEL)
         except BaseException:
             self._drop()
             raise
