@@ -152,8 +152,9 @@ export class Wire {
       const name = error instanceof Error ? error.name : "";
       if (name === "TimeoutError") throw this.lost("no answer came in time", error);
       const cause = error instanceof Error ? (error.cause as { code?: string; message?: string } | undefined) : undefined;
-      const nobody = cause === undefined ? !this.met : NEVER_SENT.includes(cause.code ?? "");
-      throw nobody ? this.nobody(error) : this.lost(cause?.message ?? String(error), error);
+      // Where the runtime does not say what went wrong, a server that has never answered is taken for none.
+      const nobody = cause?.code === undefined ? !this.met : NEVER_SENT.includes(cause.code);
+      throw nobody ? this.nobody(error) : this.lost(cause?.message || String(error), error);
     }
   }
 

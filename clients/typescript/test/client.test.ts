@@ -48,7 +48,7 @@ test("the same key learns once", async () => {
   const { id } = await hope.createSession();
   const options = { ...ASKED, idempotencyKey: "once" };
   const turns = [await hope.turn(id, "hello", options), await hope.turn(id, "hello", options)];
-  assert.deepEqual(turns[0], turns[1]);
+  assert.equal(turns[0]?.id, turns[1]?.id);
   await assert.rejects(hope.turn(id, "something else", options), Conflict);
 });
 
@@ -80,18 +80,27 @@ test("a wrong key is told over HTTP and over a websocket", async () => {
 });
 
 test("nobody there is said at once", async () => {
+  const cutting = await Cutting.open();
+  cutting.close();
   const begun = Date.now();
-  const nobody = client("http://127.0.0.1:9");
+  const nobody = client(cutting.url);
   await assert.rejects(nobody.turn("s", "hello"), (error: Unreachable) => {
-    assert.match(error.message, /No server answers at http:\/\/127\.0\.0\.1:9/);
+    assert.equal(error.message, `No server answers at ${cutting.url}.`);
     return error instanceof Unreachable && !(error instanceof ConnectionLost);
   });
   await assert.rejects(nobody.stream("s"), Unreachable);
   assert.ok(Date.now() - begun < 3000);
 });
 
-test("without any websocket it says how to give one", { skip: "WebSocket" in globalThis }, async () => {
-  await assert.rejects(new HopeClient("http://127.0.0.1:9").stream("s"), /give one: new HopeClient\(url, \{ WebSocket \}/);
+test("without any websocket it says how to give one", async () => {
+  const there = Object.getOwnPropertyDescriptor(globalThis, "WebSocket");
+  Reflect.deleteProperty(globalThis, "WebSocket");
+  try {
+    const hope = new HopeClient("http://127.0.0.1:9");
+    await assert.rejects(hope.stream("s"), /give one: new HopeClient\(url, \{ WebSocket \}/);
+  } finally {
+    if (there !== undefined) Object.defineProperty(globalThis, "WebSocket", there);
+  }
 });
 
 test("a lost answer is fetched and not learned twice", async () => {
