@@ -8,6 +8,7 @@ import uuid
 import pytest
 from hope_client import AsyncHopeClient, InvalidRequest, TooLarge
 
+from tests.clients.python.hearing import completed, heard
 from tests.server.conftest import engine, metrics, store_url
 
 __all__ = ["engine", "metrics", "store_url"]
@@ -26,9 +27,7 @@ async def test_a_slow_reader_is_none_to_the_server(url: str) -> None:
             assert conversation._socket is not None
             assert conversation._socket.transport.is_reading()
             seen += [event async for event in events]
-    assert seen[-1]["type"] == "turn.completed"
-    spoken = "".join(event["text"] for event in seen if event["type"] == "turn.token")
-    assert spoken == seen[-1]["turn"]["reply"]
+    assert heard(seen) == completed(seen)["reply"]
 
 
 async def test_one_turn_at_a_time(url: str) -> None:

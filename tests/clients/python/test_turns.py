@@ -12,6 +12,7 @@ import pytest
 from hope_client import AsyncHopeClient, ConnectionLost, HopeRequestError, Turn, TurnEvent
 
 from tests.clients.python.cutting import Cutting, cutting
+from tests.clients.python.hearing import completed, heard
 from tests.server.running import until
 
 Tell = Callable[..., AsyncIterator[TurnEvent]]
@@ -47,17 +48,6 @@ async def over_sse(client: AsyncHopeClient, session_id: str, **options: Any) -> 
         yield event
 
 
-def reply(events: list[TurnEvent]) -> str:
-    """What a reader has seen of the reply at the end."""
-    seen = ""
-    for event in events:
-        if event["type"] == "turn.restarted":
-            seen = ""
-        elif event["type"] == "turn.token":
-            seen += event["text"]
-    return seen
-
-
 async def transcript(client: AsyncHopeClient, session_id: str) -> list[Turn]:
     return [turn async for turn in client.transcript(session_id)]
 
@@ -70,9 +60,8 @@ async def test_a_stream_that_breaks_is_told_to_its_end(
     proxy.cut_at = [where]
     events = [event async for event in tell(client, session_id, **ASKED)]
     assert proxy.cut_at == []
-    assert events[-1]["type"] == "turn.completed"
-    assert [turn["id"] for turn in await transcript(client, session_id)] == [events[-1]["turn"]["id"]]
-    assert reply(events) == events[-1]["turn"]["reply"]
+    assert [turn["id"] for turn in await transcript(client, session_id)] == [completed(events)["id"]]
+    assert heard(events) == completed(events)["reply"]
     # Told of where something had already been yielded, and only there.
     begun = [number for number, event in enumerate(events) if event["type"] == "turn.created"]
     restarted = [number for number, event in enumerate(events) if event["type"] == "turn.restarted"]
@@ -111,8 +100,7 @@ async def test_a_conversation_outlives_its_socket(client: AsyncHopeClient, sessi
     async with client.stream(session_id) as conversation:
         for number in (1, 2):
             events = [event async for event in conversation.turn("hello", **ASKED)]
-            assert events[-1]["type"] == "turn.completed"
-            assert events[-1]["turn"]["memory"]["version"] == number
+            assert completed(events)["memory"]["version"] == number
             assert "turn.restarted" not in [event["type"] for event in events]
             proxy.cut_at = [b"pong"]
             await conversation._send({"type": "ping"})
@@ -153,5 +141,5 @@ async def test_a_cancelled_step_loses_no_event(client: AsyncHopeClient, session_
             except TimeoutError:
                 num_cancelled += 1
     assert num_cancelled
-    assert reply(seen) == seen[-1]["turn"]["reply"]
+    assert heard(seen) == completed(seen)["reply"]
     assert [event["type"] for event in seen].count("turn.created") == 1
