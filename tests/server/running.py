@@ -53,11 +53,11 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    engine: Engine, settings: Settings, metrics: Metrics, send_buffer_bytes: int | None = None
+    engine: Engine, settings: Settings, metrics: Metrics, send_buffer_bytes: int | None = None, port: int = 0
 ) -> AsyncIterator[Running]:
-    """Serve until the block ends."""
+    """Serve until the block ends, on a free port where none is given."""
     app = create_app(engine, settings, metrics)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     if send_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     config = uvicorn.Config(

@@ -12,11 +12,15 @@ from pathlib import Path
 import httpx2
 from hope_client import AsyncHopeClient, Turn, TurnEvent, TurnOptions
 
+from engine import Engine, EngineSettings, StoreSettings
+from server.metrics import Metrics
+from server.settings import Settings
 from tests.server.conftest import checkpoint, store_url
+from tests.server.running import running
 
 __all__ = ["checkpoint", "store_url"]
 
-SPEAKS_LONG: TurnOptions = {"max_tokens": 200, "temperature": 0}
+SPEAKS_LONG: TurnOptions = {"max_tokens": 120, "temperature": 0}
 
 
 @asynccontextmanager
@@ -38,6 +42,16 @@ async def serving(port: int, store_url: str, checkpoint: Path) -> AsyncIterator[
     finally:
         process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def serving_here(port: int, store_url: str, checkpoint: Path) -> AsyncIterator[None]:
+    """Its successor, in this process: nothing has to be imported again."""
+    metrics = Metrics()
+    engine = await Engine.open(EngineSettings(checkpoint=checkpoint), StoreSettings(redis_url=store_url), metrics)
+    async with running(engine, Settings(), metrics, port=port):
+        yield
+    await engine.close()
 
 
 def free_port() -> int:
@@ -72,7 +86,7 @@ async def test_turns_of_a_killed_server_are_learned_exactly_once(store_url: str,
             await speaking.wait()
             assert not any(turn.done() for turn in turns)
             await first.aclose()
-            async with serving(port, store_url, checkpoint):
+            async with serving_here(port, store_url, checkpoint):
                 for name, turn in zip(("plain", *told), await asyncio.gather(*turns), strict=True):
                     assert [kept["id"] async for kept in client.transcript(name)] == [turn["id"]]
                     assert (await client.session(name))["version"] == 1
