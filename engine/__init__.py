@@ -54,6 +54,7 @@ from engine.errors import (
     Unavailable,
     Unsupported,
 )
+from engine.logprobs import Candidate, SaidToken
 
 if TYPE_CHECKING:
     from engine.consolidation.worker import run_worker
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_TENANT",
+    "Candidate",
     "CommitUnknown",
     "Conflict",
     "Consolidation",
@@ -89,6 +91,7 @@ __all__ = [
     "Overloaded",
     "RateLimited",
     "Said",
+    "SaidToken",
     "Session",
     "StoreSettings",
     "StoreUnavailable",

@@ -23,7 +23,7 @@ from engine.model.learning import Lesson, learn
 from engine.model.portable import distance, pack_row, unpack_row
 from engine.model.shared import session_part
 from engine.runner import Runner
-from engine.sampler import sample
+from engine.sampler import odds, sample
 from engine.scheduler import Demand, Share, admit, schedule
 
 logger = logging.getLogger(__name__)
@@ -161,9 +161,11 @@ class EngineLoop:
         if not turns:
             return
         last = torch.stack([logits[turn.row][-1] for turn in turns])
-        for turn, token in zip(turns, sample(last, [turn.choice for turn in turns]), strict=True):
+        choices = [turn.choice for turn in turns]
+        tokens = sample(last, choices)
+        for turn, token, chances in zip(turns, tokens, odds(last, tokens, choices), strict=True):
             before = turn.last_token
-            turn.say(token)
+            turn.say(token, chances)
             if before:
                 self.observer.token_interval(turn.last_token - before)
             else:

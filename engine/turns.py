@@ -103,7 +103,7 @@ class Turns:
                 async with contextlib.aclosing(self._run(ground, request, arrived)) as signals:
                     async for signal in signals:
                         if isinstance(signal, Spoken):
-                            yield TurnToken(turn_id, index, signal.text)
+                            yield TurnToken(turn_id, index, signal.text, signal.logprobs)
                             index += 1
                         elif isinstance(signal, Finished):
                             finished = signal
@@ -216,6 +216,9 @@ def _post(loop: asyncio.AbstractEventLoop, signals: asyncio.Queue[Signal], signa
 def digest_of(request: TurnRequest, messages: Sequence[Said] = ()) -> str:
     """What makes two requests under one idempotency key the same: the body."""
     body = {name: value for name, value in asdict(request).items() if name != "idempotency_key"}
+    # Unasked it does not count: keys that were used before there was such a field stay good.
+    if request.top_logprobs is None:
+        del body["top_logprobs"]
     body |= {"messages": [asdict(said) for said in messages]}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
