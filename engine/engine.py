@@ -35,9 +35,11 @@ from engine.core import (
 from engine.errors import StoreUnavailable
 from engine.generations import Generations
 from engine.grounds import Ground
+from engine.health import Pulse
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
 from engine.sessions.embedded import EmbeddedStore
+from engine.sessions.past import turn_and_last
 from engine.sessions.records import now_iso
 from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
@@ -46,7 +48,6 @@ from engine.views import memory_view
 
 logger = logging.getLogger(__name__)
 
-HEALTH_TTL_S = 1.0
 GOODBYE_TIMEOUT_S = 5.0
 
 
@@ -76,7 +77,7 @@ class Engine:
         grounds = self._turns.grounds
         self._archive = Archive(model, grounds.fingerprint, store, store_settings, grounds.forget)
         self._generations = Generations(store)
-        self._health: tuple[float, Health] | None = None
+        self._pulse = Pulse(self._turns.loop, self._admission, store)
 
     @classmethod
     async def open(
@@ -146,7 +147,12 @@ class Engine:
         return self._admission.counted(self._turns.run(tenant, session_id, request, arrived), arrived)
 
     def chat(
-        self, tenant: str, session_id: str | None, messages: Sequence[Said], request: TurnRequest
+        self,
+        tenant: str,
+        session_id: str | None,
+        messages: Sequence[Said],
+        request: TurnRequest,
+        follows: str | None = None,
     ) -> AsyncGenerator[TurnEvent, None]:
         """The turn of a client that sends the whole conversation each time: only what is new of it is read.
 
@@ -157,12 +163,15 @@ class Engine:
             session_id: made where it is new; None for none.
             messages: everything said so far, the user's new message last.
             request: how to answer; its message is not used.
+            follows: id of the session's turn after which the messages come, all of them new; later ones are undone.
 
         Raises:
-            Conflict: the conversation contradicts the session's transcript.
+            Conflict: the conversation contradicts the session's transcript, or goes back to what is not kept.
+            NotFound: the session, or the turn that is to be followed, is not there.
         """
         arrived = time.monotonic()
-        return self._admission.counted(self._chats.run(tenant, session_id, messages, request, arrived), arrived)
+        turn = self._chats.run(tenant, session_id, messages, request, arrived, follows)
+        return self._admission.counted(turn, arrived)
 
     async def create_session(
         self, tenant: str, session_id: str | None, metadata: dict[str, str], contribute: bool
@@ -200,6 +209,19 @@ class Engine:
     async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
         """A page of the transcript and whether more follows."""
         return await self.store.turns(tenant, session_id, limit, after)
+
+    async def read_turn(self, tenant: str, session_id: str, turn_id: str) -> tuple[Turn, Turn | None]:
+        """A turn of the transcript and the one before it, or NotFound."""
+        return await turn_and_last(self.store, tenant, session_id, turn_id)
+
+    async def undo_turn(self, tenant: str, session_id: str, turn_id: str) -> Session:
+        """Takes the session's last turn back: its memory is again what it was before it.
+
+        Raises:
+            NotFound: no such session, or no such turn in it.
+            Conflict: others came after it, or the version before it is not retained.
+        """
+        return await self._archive.undo(tenant, session_id, turn_id)
 
     async def memory(self, tenant: str, session_id: str) -> MemoryView:
         """Every level of the session's memory, and the surprise of its turns."""
@@ -272,21 +294,4 @@ class Engine:
 
     async def health(self) -> Health:
         """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""
-        if self._health and time.monotonic() - self._health[0] < HEALTH_TTL_S:
-            return self._health[1]
-        health = await self._examine()
-        self._health = (time.monotonic(), health)
-        return health
-
-    async def _examine(self) -> Health:
-        if not self._turns.loop.alive:
-            return Health(False, False, "the engine's thread does not respond")
-        if self._admission.draining:
-            return Health(True, False, "draining")
-        if self._admission.full:
-            return Health(True, False, "the queue is full")
-        try:
-            await self.store.ping()
-        except StoreUnavailable:
-            return Health(True, False, "the store does not answer")
-        return Health(True, True)
+        return await self._pulse.health()
