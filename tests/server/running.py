@@ -41,8 +41,12 @@ class Running:
 
     def socket(self, session_id: str, **options: Any) -> connect:
         """A websocket to one session, used as `async with`."""
+        return self.connected(f"/v1/sessions/{session_id}/stream", **options)
+
+    def connected(self, path: str, **options: Any) -> connect:
+        """A websocket, used as `async with`."""
         options = {"subprotocols": ["hope.v1"], "compression": None, "max_queue": None, **options}
-        return connect(f"ws://127.0.0.1:{self.port}/v1/sessions/{session_id}/stream", **options)
+        return connect(f"ws://127.0.0.1:{self.port}{path}", **options)
 
     async def new_session(self, session_id: str, **headers: str) -> dict[str, Any]:
         answer = await self.http.post("/v1/sessions", json={"id": session_id}, headers=headers)

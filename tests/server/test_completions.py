@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 NEUTRAL: dict[str, Any] = {
     "tools": [], "tool_choice": "none", "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
-    "logprobs": False, "top_logprobs": 0, "response_format": {"type": "text"}, "user": "u", "store": True, "parallel_tool_calls": False,
+    "logprobs": False, "top_logprobs": 0,
+    "response_format": {"type": "text"}, "user": "u", "store": True, "parallel_tool_calls": False,
     "service_tier": "auto", "reasoning_effort": "low", "stop": None, "seed": None, "modalities": ["text"],
 }  # fmt: skip
 
