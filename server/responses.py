@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from engine import InvalidRequest, NotFound, Said, TurnRequest, Unsupported
 from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, refuse_meaning, text_of
@@ -56,10 +56,8 @@ class InputItem(BaseModel):
         return Said(ROLES[self.role], text)
 
 
-class ConversationName(Body):
-    """`conversation` as an object."""
-
-    id: str
+def _name_of(value: Any) -> Any:
+    return value["id"] if isinstance(value, dict) and set(value) == {"id"} else value
 
 
 class ResponseCreate(Body):
@@ -68,7 +66,9 @@ class ResponseCreate(Body):
     model: str
     input: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = Field(default=None, description="a system message before the input")
-    conversation: str | ConversationName | None = Field(default=None, description="the session; made if it is new")
+    conversation: Annotated[
+        str | None, BeforeValidator(_name_of), Field(description="the session, or an object with its id; made if new")
+    ] = None
     previous_response_id: str | None = Field(default=None, description="goes on after it; what came later is undone")
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -103,8 +103,7 @@ class ResponseCreate(Body):
 
     def names(self) -> tuple[tuple[str, Any], ...]:
         """The fields that may name the session, in their order; never `user`."""
-        named = self.conversation.id if isinstance(self.conversation, ConversationName) else self.conversation
-        return ("conversation", named), ("metadata.session_id", (self.metadata or {}).get("session_id"))
+        return ("conversation", self.conversation), ("metadata.session_id", (self.metadata or {}).get("session_id"))
 
     def messages(self) -> tuple[Said, ...]:
         """Instructions and input as the engine's nouns.
