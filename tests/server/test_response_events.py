@@ -19,6 +19,7 @@ from engine import (
     Turn,
     TurnCompleted,
     TurnCreated,
+    TurnEvent,
     TurnToken,
     Usage,
 )
@@ -49,7 +50,7 @@ def test_a_whole_response_is_of_the_clients_type(finish_reason: str, status: str
 @pytest.mark.parametrize(("finish_reason", "status"), [("stop", "completed"), ("length", "incomplete")])
 def test_every_event_is_of_the_clients_type(finish_reason: str, status: str) -> None:
     said = SaidToken("Hi", b"Hi", -0.5, (Candidate("Hi", b"Hi", -0.5), Candidate("<|end|>", None, -3.0)))
-    events = [
+    events: list[TurnEvent] = [
         TurnCreated(TURN_ID),
         TurnToken(TURN_ID, 0, "Hi", (said,)),
         TurnToken(TURN_ID, 1, " there"),

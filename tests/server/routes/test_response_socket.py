@@ -80,7 +80,7 @@ async def test_the_client_that_waits_talks_to_it_too(live: Running) -> None:
             OpenAI(base_url=f"http://127.0.0.1:{live.port}/v1", api_key="none") as waiting,
             waiting.responses.connect() as connection,
         ):
-            kinds = []
+            kinds: list[str] = []
             for _ in range(2):
                 connection.response.create(input="Hello.", conversation="s", **FIXED)
                 event = connection.recv()
@@ -144,7 +144,8 @@ async def test_a_second_response_at_once_is_refused_and_the_first_goes_on(live: 
 async def test_a_failure_in_the_middle_is_one_error_and_the_socket_goes_on(live: Running, client: AsyncOpenAI) -> None:
     async with client.responses.connect() as connection:
         await connection.response.create(input="Hello.", conversation="s", **{**FIXED, "max_output_tokens": 300})
-        deleted, event = False, await connection.recv()
+        deleted = False
+        event: Any = await connection.recv()
         while event.type not in LAST:
             if not deleted and event.type.endswith("delta"):
                 deleted = (await live.http.delete("/v1/sessions/s")).status_code == 200

@@ -49,7 +49,7 @@ async def test_a_stream_is_as_the_client_expects_it(live: Running, client: Async
     assert (await client.responses.retrieve(last.id)).output == last.output
     # And with the helper that gathers the events.
     async with client.responses.stream(input="And now?", previous_response_id=last.id, **FIXED) as stream:
-        gathered = [event async for event in stream]
+        gathered: list[Any] = [event async for event in stream]
     assert ([event.type for event in gathered][:4], gathered[-1].type) == (BEFORE, "response.incomplete")
     snapshots = [event.snapshot for event in gathered if event.type == DELTA]
     assert snapshots[-1] == (await transcript(live, "s"))[1]["reply"]
