@@ -73,15 +73,14 @@ async def test_what_is_not_offered_or_wrong_is_400_and_named(live: Running, stre
         assert "error" in await session(live, "s"), (body, "nothing was made of it")
 
 
-@pytest.mark.parametrize("name", ["resp_x", "chatcmpl-1", f"resp_{'0' * 24}", f"resp_{'0' * 24}_s", "x" * 3000])
-async def test_ids_that_stand_for_nothing_are_404(live: Running, client: AsyncOpenAI, name: str) -> None:
-    with pytest.raises(openai.NotFoundError):
-        await client.responses.retrieve(name)
-    with pytest.raises(openai.NotFoundError):
-        await client.responses.delete(name)
-    with pytest.raises(openai.NotFoundError) as refused:
-        await respond(client, "Hello.", previous_response_id=name)
-    assert refused.value.param == "previous_response_id"
+async def test_ids_that_stand_for_nothing_are_404(live: Running, client: AsyncOpenAI) -> None:
+    for name in ("resp_x", "chatcmpl-1", f"resp_{'0' * 24}", f"resp_{'0' * 24}_s", "x" * 3000):
+        for attempt in (client.responses.retrieve(name), client.responses.delete(name)):
+            with pytest.raises(openai.NotFoundError):
+                await attempt
+        with pytest.raises(openai.NotFoundError) as refused:
+            await respond(client, "Hello.", previous_response_id=name)
+        assert refused.value.param == "previous_response_id"
     assert (await live.http.get("/v1/sessions")).json()["data"] == []
 
 

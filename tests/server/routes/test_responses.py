@@ -173,7 +173,7 @@ async def test_the_last_response_can_be_taken_back(live: Running, client: AsyncO
 
 
 async def test_a_failure_in_the_middle_reaches_the_client(live: Running, client: AsyncOpenAI) -> None:
-    stream = await respond(client, "Hello.", conversation="s", stream=True, max_output_tokens=300)
+    stream = await respond(client, "Hello.", conversation="s", stream=True, max_output_tokens=150)
     with pytest.raises(openai.APIError) as failed:
         await _read_but_delete(stream, live)
     assert failed.value.code == "lease_lost"
