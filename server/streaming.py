@@ -103,7 +103,8 @@ class TurnStream(Response):
         await outbox.flush()
 
     def _put(self, said: Iterable[dict[str, Any]], outbox: Outbox) -> None:
-        outbox.put("".join((f"event: {one['type']}\n" if self._named else "") + _data(one) for one in said))
+        for one in said:
+            outbox.put((f"event: {one['type']}\n" if self._named else "") + _data(one))
 
 
 @dataclass(frozen=True)

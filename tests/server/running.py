@@ -107,6 +107,6 @@ def slow_socket(port: int) -> socket.socket:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that must become true soon."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the condition is somebody else's and sets no event
             await asyncio.sleep(0.01)
