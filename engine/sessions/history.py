@@ -97,12 +97,9 @@ class History:
         """The turn a key was used for. See `SessionStore.stored_turn`."""
         keys = SessionKeys(tenant, session_id)
         digest = digest_key(idempotency_key)
-        record, expiry_ms, clock = await self._connection.batch(
-            [["HGET", keys.idempotency, digest], ["ZSCORE", keys.idempotency_expiry, digest], ["TIME"]]
-        )
-        seconds, microseconds = clock
-        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        if record is None or expiry_ms is None or float(expiry_ms) <= now_ms:
+        # The store's clock decides, not this machine's.
+        record = await self._connection.run("use_of_key", [keys.idempotency, keys.idempotency_expiry], [digest])
+        if record is None:
             return None
         used = json.loads(record)
         if used["request_digest"] != request_digest:
