@@ -55,6 +55,7 @@ from engine.errors import (
     Unsupported,
 )
 from engine.logprobs import Candidate, SaidToken
+from engine.sessions.address import read_address as check_store_url
 
 if TYPE_CHECKING:
     from engine.consolidation.worker import run_worker
@@ -110,6 +111,7 @@ __all__ = [
     "Unsupported",
     "Usage",
     "VersionView",
+    "check_store_url",
     "run_bench",
     "run_evaluation",
     "run_training",

@@ -226,7 +226,7 @@ class StoreSettings:
     """Where sessions live and how long their parts are kept.
 
     Attributes:
-        redis_url: `redis://`, `rediss://` or `unix://` URL of a real server; None starts the embedded store.
+        redis_url: of a server, a cluster or Sentinels (`engine/sessions/address.py`); None starts the embedded store.
         data_dir: folder of the embedded store's files.
         lease_ttl_s: seconds a session's lease lives without renewal.
         idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).

@@ -191,7 +191,10 @@ class Turns:
             self.observer.stored("commit", "refused", 0.0, 0)
             raise
         committed = time.monotonic()
-        self.grounds.keep(tenant, session, memory)
+        if session.version == ground.session.version + 1:
+            self.grounds.keep(tenant, session, memory)
+        else:  # the answer was so late that another replica's turn came between: its memory is the head's
+            self.grounds.forget(tenant, session.id)
         self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
         await self._hand_to_worker(tenant, session, commit.turn.index + 1)
         return committed

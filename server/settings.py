@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine import EngineSettings, StoreSettings
+from engine import EngineSettings, InvalidRequest, StoreSettings, check_store_url
 from server.auth import ApiKey, is_loopback, parse_keys
 
 
@@ -129,8 +129,10 @@ def _switch(text: str) -> bool:
 
 
 def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    try:
+        check_store_url(text)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from None
     return text
 
 
@@ -176,7 +178,7 @@ OPTIONS = (
     Option("engine", "idle_consolidation_s", _seconds, "quiet after which the worker consolidates"),
     Option("engine", "generation_every_s", _whole(0), "seconds until contributed turns make a generation; 0: on call"),
     Option("engine", "suite", _optional(Path), "TOML file of your own probes and texts for the gate"),
-    Option("store", "redis_url", _optional(_redis_url), "Redis or Valkey to use; none: an embedded one"),
+    Option("store", "redis_url", _optional(_redis_url), "Redis, Valkey, cluster or Sentinels; none: an embedded one"),
     Option("store", "data_dir", Path, "folder of the embedded store's files"),
     Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),
     Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),

@@ -99,8 +99,9 @@ def read_address(url: str) -> Address:
     if path and "db" in given:
         raise _wrong("names the database twice, in its path and as db")
     options |= _database(path[0] if path else given.get("db", ""))
-    own = {name: given[option] for option, name in _OF_SENTINELS.items() if option in given}
-    return Address(kind, nodes, service=service, tls=tls, options=options, sentinel_options=own | secured)
+    asking = {name: given[option] for option, name in _OF_SENTINELS.items() if option in given}
+    asking |= secured if kind == SENTINEL else {}
+    return Address(kind, nodes, service=service, tls=tls, options=options, sentinel_options=asking)
 
 
 def _check_known(given: Mapping[str, str], kind: str, *, tls: bool, is_socket: bool) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
-from redis.asyncio import Connection as PlainConnection
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection as PlainConnection
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
 from engine.errors import StoreUnavailable
@@ -75,7 +75,7 @@ class Connection:
     async def close(self) -> None:
         """Closes every socket."""
         for client in (self._client, self._probe):
-            await client.aclose()
+            await _close(client)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable within about a second where the store does not answer."""
@@ -95,11 +95,10 @@ class Connection:
         Returns:
             One reply for each; the first error is raised.
         """
-        async with self._turn():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return await pipeline.execute()
+        async with self._turn(), self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute()
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Any:
         """Runs a script of the folder `scripts` on keys of one hash tag; it happens as one step."""
@@ -129,13 +128,15 @@ def script_command(script: str, keys: Sequence[str], args: Sequence[Value]) -> l
 
 def _client(address: Address, **options: Any) -> Redis | RedisCluster:
     options |= {"health_check_interval": _HEALTH_CHECK_INTERVAL_S, "max_connections": _MAX_CONNECTIONS}
-    tls = {"ssl": True} if address.tls else {}
+    tls: dict[str, Any] = {"ssl": True} if address.tls else {}
     if address.kind == CLUSTER:
         nodes = [ClusterNode(host, port) for host, port in address.nodes]
         return RedisCluster(startup_nodes=nodes, **options, **tls, **address.options)
     if address.kind == SENTINEL:
         asking = {**options, **tls, **address.sentinel_options}
-        sentinels = Sentinel(address.nodes, sentinel_kwargs=asking, **options, **tls, **address.options)
+        sentinels = Sentinel(  # type: ignore[no-untyped-call]
+            address.nodes, sentinel_kwargs=asking, **options, **tls, **address.options
+        )
         client: Redis = sentinels.master_for(address.service)
         return client
     if address.path:
@@ -144,6 +145,20 @@ def _client(address: Address, **options: Any) -> Redis | RedisCluster:
         ((host, port),) = address.nodes
         where = {"connection_class": SSLConnection if address.tls else PlainConnection, "host": host, "port": port}
     return Redis.from_pool(ConnectionPool(**where, **options, **address.options))
+
+
+async def _close(client: Redis | RedisCluster) -> None:
+    """Closes a client and what it asks for its way: neither kind does all of that by itself."""
+    if isinstance(client, RedisCluster):
+        await client.aclose()  # which does nothing while the way is looked for anew
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await client.nodes_manager.aclose(nodes)
+        return
+    pool = client.connection_pool
+    await client.aclose(close_connection_pool=True)
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose(close_connection_pool=True)
 
 
 def _load_scripts() -> dict[str, tuple[str, str]]:
@@ -196,7 +211,9 @@ def _refusal(error: exceptions.ResponseError) -> StoreUnavailable | None:
     """What a command is told that the store refused; None where it was our own mistake."""
     said = f"{error} "
     if isinstance(error, exceptions.NoPermissionError) or "NOPERM " in said:
-        return _to_mend("the session store's user may not do what is needed: grant it ~hope:* +@all -@admin -@dangerous")
+        return _to_mend(
+            "the session store's user may not do what is needed: grant it ~hope:* +@all -@admin -@dangerous"
+        )
     if isinstance(error, exceptions.MovedError):
         return _to_mend("the session store is a cluster: begin its URL with redis+cluster:// or rediss+cluster://")
     if any(word in said for word in _CANNOT_WRITE) or isinstance(
