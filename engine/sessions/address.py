@@ -79,10 +79,10 @@ def read_address(url: str) -> Address:
     secured = _tls(given)
     options = _credentials(parts) | secured
     if is_socket:
-        path = unquote(parts.path)
-        if not path:
+        socket = unquote(parts.path)
+        if not socket:
             raise _wrong("a unix:// URL names a socket: unix:///path/of/socket")
-        return Address(kind, path=path, options=options | _database(given.get("db", "")))
+        return Address(kind, path=socket, options=options | _database(given.get("db", "")))
     nodes = _nodes(parts, kind)
     path = [unquote(part) for part in parts.path.split("/") if part]
     if kind == CLUSTER:
