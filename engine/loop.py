@@ -29,6 +29,7 @@ from engine.scheduler import Demand, Share, admit, schedule
 logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
+STOP_TIMEOUT_S = 30.0
 MIXED_TOKEN_BUDGET = 256
 
 
@@ -50,11 +51,16 @@ class EngineLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its current step; turns still running fail as cancelled."""
+        """Ends the thread after its current step; turns still running fail as cancelled.
+
+        A thread that is stuck in a step is left behind after `STOP_TIMEOUT_S`: it does not keep the process alive.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            logger.error("the engine's thread is stuck and was left behind")
 
     def submit(self, turn: LiveTurn) -> None:
         """Hands a turn over; its signals come through `turn.emit`."""

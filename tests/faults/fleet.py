@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Process:
     folder: Path
     port: int
     answers: Callable[[], bool]
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     running: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
@@ -58,6 +58,11 @@ class Process:
             assert self.alive, f"{self.name} ended: {self.log[-2000:]}"
             assert time.monotonic() < deadline, f"{self.name} did not answer: {self.log[-2000:]}"
             time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        assert self.running is not None
+        return self.running.pid
 
     @property
     def alive(self) -> bool:
@@ -98,12 +103,13 @@ class Fleet:
         *,
         num_replicas: int = 3,
         with_nginx: bool = True,
-        store_options: tuple[str, ...] = (),
-        environment: dict[str, str] | None = None,
+        program: str = "server.cli",
+        environments: Sequence[Mapping[str, str]] = (),
+        store_environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder, self._checkpoint = folder, checkpoint
-        self._environment = environment or {}
-        self.store = self._store(store_options)
+        self._program, self._environments = program, environments
+        self.store = self._store(store_environment or {})
         self.replicas = [self._replica(number) for number in range(num_replicas)]
         self.nginx = self._nginx() if with_nginx else None
         self.url = f"http://127.0.0.1:{(self.nginx or self.replicas[0]).port}"
@@ -140,6 +146,27 @@ class Fleet:
                 return found[0]
             assert time.monotonic() < deadline, "no replica logged the request"
 
+    def say(self, session_id: str, message: str, *, number: int = 0, key: str = "", **more: Any) -> httpx2.Response:
+        """A short turn, asked of one replica."""
+        body = {"message": message, "max_tokens": 4, "temperature": 0, **more}
+        headers = {"Idempotency-Key": key} if key else {}
+        return self.http.post(f"{self.replica_url(number)}/v1/sessions/{session_id}/turns", json=body, headers=headers)
+
+    def check(self, session_id: str, acknowledged: Sequence[Mapping[str, Any]], *, at_most_more: int = 0) -> None:
+        """Every acknowledged turn is in the transcript once, and the version is the count of turns.
+
+        Args:
+            acknowledged: turns as they were answered.
+            at_most_more: so many others may be there: their answers were lost.
+        """
+        found = [turn["id"] for turn in self.transcript(session_id)]
+        told = [turn["id"] for turn in acknowledged]
+        assert len(found) == len(set(found)), "a turn is there twice"
+        assert set(told) <= set(found), "a turn that was answered is lost"
+        assert len(found) <= len(set(told)) + at_most_more, "a turn is there that nobody asked for"
+        session = self.http.get(f"/v1/sessions/{session_id}").json()
+        assert session["version"] == session["num_turns"] == len(found)
+
     def transcript(self, session_id: str, url: str = "") -> list[dict[str, Any]]:
         """Every turn of a session, oldest first."""
         turns: list[dict[str, Any]] = []
@@ -152,11 +179,13 @@ class Fleet:
             more, after = page["has_more"], {"after": turns[-1]["id"]} if turns else {}
         return turns
 
-    def _store(self, options: tuple[str, ...]) -> Process:
+    def _store(self, environment: Mapping[str, str]) -> Process:
         port = free_port()
         durable = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--save", ""]
-        command = [str(find_binary()), "--port", str(port), "--bind", "127.0.0.1", *durable, *options]
-        return Process("store", command, self._folder / "store", port, lambda: _pings(port))
+        # A file that may not grow answers as a full disk does, where the signal that comes with it is ignored.
+        ignoring = ["sh", "-c", 'trap "" XFSZ; exec "$@"', "sh"]
+        command = [*ignoring, str(find_binary()), "--port", str(port), "--bind", "127.0.0.1", *durable]
+        return Process("store", command, self._folder / "store", port, lambda: _pings(port), environment)
 
     def _replica(self, number: int) -> Process:
         port = free_port()
@@ -165,9 +194,9 @@ class Fleet:
         environment = {
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "clients" / "python")]),
             "OMP_NUM_THREADS": "1",
-            **self._environment,
+            **(self._environments[number] if self._environments else {}),
         }
-        command = [sys.executable, "-m", "server.cli", *serve, *store]
+        command = [sys.executable, "-m", self._program, *serve, *store]
         return Process(f"replica-{number}", command, self._folder, port, lambda: _is_ready(port), environment)
 
     def _nginx(self) -> Process:
