@@ -29,7 +29,7 @@ from engine.scheduler import Demand, Share, admit, schedule
 logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
 MIXED_TOKEN_BUDGET = 256
 
 
