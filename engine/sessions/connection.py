@@ -81,7 +81,7 @@ class Connection:
         """Raises StoreUnavailable within about a second where the store does not answer."""
         with _translated():
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await self._probe.execute_command("PING", **self._everyone)  # type: ignore[no-untyped-call]
+                await self._probe.execute_command("PING", **self._everyone)
 
     async def batch(self, commands: Sequence[Sequence[Value]]) -> list[Any]:
         """Sends commands in one round trip; those of others may run in between.

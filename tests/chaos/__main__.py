@@ -1,5 +1,5 @@
-"""`make chaos`: mixed traffic on three replicas behind nginx, while the store and the replicas are killed and stopped at
-random; at the end the transcripts are held against what clients were told. Exits 1 on any violation."""
+"""`make chaos`: mixed traffic on three replicas behind nginx, while the store and the replicas are killed and stopped
+at random; at the end the transcripts are held against what clients were told. Exits 1 on any violation."""
 
 from __future__ import annotations
 

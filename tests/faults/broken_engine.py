@@ -25,5 +25,5 @@ def _step_or_break(loop: EngineLoop) -> None:
 
 
 if __name__ == "__main__":
-    EngineLoop._step = _step_or_break  # type: ignore[method-assign]
+    EngineLoop._step = _step_or_break  # type: ignore[method-assign, assignment]
     sys.exit(main())

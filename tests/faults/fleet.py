@@ -170,7 +170,8 @@ class Fleet:
     def transcript(self, session_id: str, url: str = "") -> list[dict[str, Any]]:
         """Every turn of a session, oldest first."""
         turns: list[dict[str, Any]] = []
-        more, after = True, {}
+        more = True
+        after: dict[str, str] = {}
         while more:
             answer = self.http.get(f"{url}/v1/sessions/{session_id}/turns", params={"limit": 100, **after})
             answer.raise_for_status()

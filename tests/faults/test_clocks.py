@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,7 +18,7 @@ from tests.tiny import write_tiny_checkpoint
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed; on Debian: faketime")
 DAY_S = 86_400
-LONG = {"max_tokens": 150, "temperature": 2.0, "seed": 1}
+LONG: dict[str, Any] = {"max_tokens": 150, "temperature": 2.0, "seed": 1}
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from tests.tiny import write_tiny_checkpoint
 pytestmark = pytest.mark.skipif(NGINX is None, reason=WITHOUT_NGINX)
 
 # Drawn this hot, it does not end at once.
-LONG = {"message": "My dog is called Rex.", "max_tokens": 150, "temperature": 2.0, "seed": 1}
-SHORT = {"message": "My dog is called Rex.", "max_tokens": 4, "temperature": 0}
+LONG: dict[str, Any] = {"message": "My dog is called Rex.", "max_tokens": 150, "temperature": 2.0, "seed": 1}
+SHORT: dict[str, Any] = {"message": "My dog is called Rex.", "max_tokens": 4, "temperature": 0}
 
 
 @pytest.fixture(scope="module")

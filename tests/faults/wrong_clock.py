@@ -22,5 +22,5 @@ class _Off(datetime):
 
 
 if __name__ == "__main__":
-    records.datetime = _Off  # type: ignore[misc]
+    vars(records)["datetime"] = _Off
     sys.exit(main())
