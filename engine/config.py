@@ -232,6 +232,9 @@ class StoreSettings:
         idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).
         keep_versions: how many of a session's last memory versions are retained.
         keep_days: of so many days, today among them, the last version each is retained too.
+        store_key_file: file of keys with which memories are sealed (`engine/sessions/sealing.py`); None seals nothing.
+        encrypt_memories: encrypt them; else a seal only signs.
+        refuse_unsealed: serve no memory that was stored before there was a key.
     """
 
     redis_url: str | None = None
@@ -240,6 +243,9 @@ class StoreSettings:
     idempotency_ttl_s: int = 86_400
     keep_versions: int = 8
     keep_days: int = 7
+    store_key_file: Path | None = None
+    encrypt_memories: bool = False
+    refuse_unsealed: bool = False
 
 
 @dataclass(frozen=True)

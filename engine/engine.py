@@ -32,7 +32,7 @@ from engine.core import (
     TurnRequest,
     VersionView,
 )
-from engine.errors import StoreUnavailable
+from engine.errors import HopeError, StoreUnavailable
 from engine.generations import Generations
 from engine.grounds import Ground
 from engine.health import Pulse
@@ -93,7 +93,7 @@ class Engine:
             loaded: a model and its tokenizer, in place of the checkpoint of `settings`.
 
         Raises:
-            InvalidRequest: the checkpoint is not one, or holds a model that cannot be served.
+            InvalidRequest: the checkpoint is not one, or of a model that cannot be served; the store's URL or key.
             StoreUnavailable: the store does not answer.
         """
         torch.set_num_threads(settings.torch_threads)
@@ -103,11 +103,13 @@ class Engine:
         model.config.check_servable()
         embedded = None if store_settings.redis_url else await EmbeddedStore.start(store_settings.data_dir)
         url = store_settings.redis_url or (embedded.url if embedded else "")
-        store = await SessionStore.connect(url, store_settings)
+        store: SessionStore | None = None
         try:
+            store = await SessionStore.connect(url, store_settings)
             await store.ping()
-        except StoreUnavailable:
-            await store.close()
+        except HopeError:
+            if store:
+                await store.close()
             if embedded:
                 await embedded.stop()
             raise

@@ -184,6 +184,9 @@ OPTIONS = (
     Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),
     Option("store", "keep_versions", _whole(1), "memory versions kept of each session"),
     Option("store", "keep_days", _whole(0), "days of which the last version each is kept too"),
+    Option("store", "store_key_file", _optional(Path), "file of keys that seal memories in the store; none: unsealed"),
+    Option("store", "encrypt_memories", _switch, "encrypt what is sealed, and not only sign it"),
+    Option("store", "refuse_unsealed", _switch, "serve no memory stored before there was a key"),
 )
 
 

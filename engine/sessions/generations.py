@@ -16,6 +16,7 @@ from engine.errors import Conflict, CorruptMemory, NotFound, StoreUnavailable
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
 from engine.sessions.keys import WORK_DUE, TenantKeys, session_name
 from engine.sessions.records import now_iso
+from engine.sessions.sealing import Seal
 
 MOST_CONSOLIDATIONS = 100
 _CHUNK_BYTES = 256 * 1024
@@ -93,10 +94,11 @@ class GenerationStore:
 
     Args:
         connection: to the store.
+        seal: put on generations, and taken off.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, seal: Seal) -> None:
+        self._connection, self._seal = connection, seal
 
     async def standing(self, tenant: str) -> Standing:
         """Which generation is active."""
@@ -136,7 +138,7 @@ class GenerationStore:
         weights = b"".join(piece or b"" for piece in pieces)
         if hashlib.sha256(weights).hexdigest() != generation.digest:
             raise CorruptMemory(f"generation {number} is damaged in the store: activate another one")
-        return generation, weights
+        return generation, self._seal.open(weights, tenant, "", number)
 
     async def activate(self, tenant: str, number: int) -> None:
         """Makes a generation the active one, at once for all; raises NotFound where it is not kept."""
@@ -193,8 +195,9 @@ class GenerationStore:
                 nothing was written.
         """
         keys = TenantKeys(tenant)
-        made, weights = publication.generation, publication.weights
-        pieces = [weights[start : start + _CHUNK_BYTES] for start in range(0, len(weights), _CHUNK_BYTES)]
+        made = publication.generation
+        stored = self._seal.close(publication.weights, tenant, "", made.number)
+        pieces = [stored[start : start + _CHUNK_BYTES] for start in range(0, len(stored), _CHUNK_BYTES)]
         mark = f"{made.number}.{secrets.token_hex(8)}"
         chunks = keys.chunks(mark, len(pieces))
         # Unseen until the script, and gone by themselves without it.
@@ -202,10 +205,10 @@ class GenerationStore:
             [["SET", chunk, piece, "PX", _STAGED_MS] for chunk, piece in zip(chunks, pieces, strict=True)]
         )
         record = asdict(made) | {
-            "size_bytes": len(weights),
+            "size_bytes": len(publication.weights),
             "mark": mark,
             "num_chunks": len(pieces),
-            "digest": hashlib.sha256(weights).hexdigest(),
+            "digest": hashlib.sha256(stored).hexdigest(),
         }
         fixed = [keys.state, keys.generations, keys.running, keys.consolidations, keys.rehearsal, keys.forgotten]
         unwanted = [chunk for old in publication.unwanted for chunk in keys.chunks(old.mark, old.num_chunks)]

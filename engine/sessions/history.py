@@ -14,6 +14,7 @@ from engine.sessions.commits import digest_key
 from engine.sessions.connection import Connection, Value
 from engine.sessions.keys import SessionKeys
 from engine.sessions.records import Version, read_turn, read_versions
+from engine.sessions.sealing import Seal
 from engine.sessions.staging import digest_memory
 
 # A reader that keeps losing its version to pruning looks again this often before it is called damage.
@@ -25,10 +26,11 @@ class History:
 
     Args:
         connection: to the store.
+        seal: taken off what is loaded.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, seal: Seal) -> None:
+        self._connection, self._seal = connection, seal
 
     async def versions(self, tenant: str, session_id: str) -> list[Version]:
         """Retained versions, newest first."""
@@ -61,7 +63,7 @@ class History:
                 memory = b"".join(chunks)
                 if digest_memory(memory) != record.digest:
                     raise _damaged("is not what was committed", record, versions)
-                return record, memory
+                return record, self._seal.open(memory, tenant, session_id, record.version)
         # A head that was pruned at each look would be a store's bug, not a session's.
         raise _damaged("has lost a part", record, versions)
 

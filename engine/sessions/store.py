@@ -33,6 +33,7 @@ from engine.sessions.records import (
     read_versions,
     write_session,
 )
+from engine.sessions.sealing import seal_of
 from engine.sessions.staging import Staging
 
 _DELETE_ATTEMPTS = 10
@@ -45,18 +46,19 @@ class SessionStore:
 
     Args:
         connection: to the store.
-        settings: times to live and how many versions are kept.
+        settings: times to live, how many versions are kept, their key; InvalidRequest where it cannot be used.
     """
 
     def __init__(self, connection: Connection, settings: StoreSettings) -> None:
         self._connection = connection
         self._leases = Leases(connection, settings.lease_ttl_s)
-        staging = Staging(connection, settings.lease_ttl_s)
+        seal = seal_of(settings)
+        staging = Staging(connection, settings.lease_ttl_s, seal)
         self._committer = Committer(connection, staging, settings)
         self._adopter = Adopter(connection, staging)
-        self._history = History(connection)
+        self._history = History(connection, seal)
         self._queue = ConsolidationQueue(connection)
-        self.generations = GenerationStore(connection)
+        self.generations = GenerationStore(connection, seal)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:

@@ -38,6 +38,7 @@ def main() -> int:
         talkers, faults = _storm(fleet, given)
         records = [talker.record for talker in talkers]
         violations = [violation for record in records for violation in record.violations]
+        fleet.store.wait()
         counts, broken = _audit(fleet, [turn for record in records for turn in record.turns])
         _print_tables(records, faults, counts)
     violations += broken
@@ -58,18 +59,16 @@ def _storm(fleet: Fleet, given: argparse.Namespace) -> tuple[list[Talker], Count
     faults: Counter[str] = Counter()
     with ThreadPoolExecutor(len(talkers)) as threads:
         running = [threads.submit(talker.run) for talker in talkers]
-        _do_harm(fleet, random.Random(given.seed), time.monotonic() + given.minutes * 60, faults)
-        for process in (fleet.store, *fleet.replicas):
-            process.send(signal.SIGCONT)
-            if not process.alive:
-                process.begin()
-        for process in (fleet.store, *fleet.replicas):
-            process.wait()
-        ended.set()
-        deadline = time.monotonic() + PEACE_S
-        while any(not talk.done() for talk in running) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        given_up.set()
+        try:
+            _do_harm(fleet, random.Random(given.seed), time.monotonic() + given.minutes * 60, faults)
+            ended.set()
+            deadline = time.monotonic() + PEACE_S
+            while any(not talk.done() for talk in running) and time.monotonic() < deadline:
+                _supervise(fleet)
+                time.sleep(0.1)
+        finally:
+            ended.set()
+            given_up.set()
         for talk in running:
             talk.result()
     return talkers, faults
@@ -79,6 +78,7 @@ def _do_harm(fleet: Fleet, chance: random.Random, until: float, faults: Counter[
     """One fault after the other, each mended before long; one replica at least is left alone."""
     while (left_s := until - time.monotonic()) > 0:
         time.sleep(min(left_s, chance.uniform(2, 8)))
+        _supervise(fleet)
         replica = chance.choice(fleet.replicas)
         others = [one for one in fleet.replicas if one is not replica and one.answers()]
         what = chance.choice(["kill the store", "stop the store", "kill a replica", "stop a replica"])
@@ -92,6 +92,13 @@ def _do_harm(fleet: Fleet, chance: random.Random, until: float, faults: Counter[
             victim.begin()
         else:
             _stop_for(victim, chance.uniform(0.5, 9))  # up to beyond a lease
+
+
+def _supervise(fleet: Fleet) -> None:
+    """Starts what has ended, as a server does that finds no store when it begins."""
+    for process in (fleet.store, *fleet.replicas):
+        if not process.alive:
+            process.begin()
 
 
 def _stop_for(victim: Process, seconds: float) -> None:
