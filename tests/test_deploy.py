@@ -32,6 +32,7 @@ def _load(name: str) -> Any:
 
 COMPOSE = _load("compose.yaml")
 PROMETHEUS = _load("prometheus.yml")
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 REPLICAS = ["server-2", "server-3"]
 OURS = [name for name, service in COMPOSE["services"].items() if service["image"] == "hope-server"]
 
@@ -72,6 +73,15 @@ def test_nginx_knows_every_server_and_lets_through_what_they_take() -> None:
     assert COMPOSE["services"]["nginx"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     (largest,) = re.findall(r"client_max_body_size (\d+)m;", nginx)
     assert int(largest) * 2**20 == ServerSettings().max_import_bytes
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed; on Debian: apt-get install nginx-light")
+def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+    text = (DEPLOY / "nginx.conf").read_text("utf-8").replace("/tmp/", f"{tmp_path}/")
+    # Names of containers mean nothing here.
+    (tmp_path / "nginx.conf").write_text(re.sub(r"server \S+:8000 ", "server 127.0.0.1:8000 ", text))
+    tested = _tool(str(NGINX), "-t", "-c", str(tmp_path / "nginx.conf"))
+    assert tested.returncode == 0, tested.stderr
 
 
 def test_every_secret_and_volume_is_declared_and_used() -> None:
