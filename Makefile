@@ -15,7 +15,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench eval results train throughput clean
+.PHONY: help serve test lint faults chaos bench eval results train throughput clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+
+faults: $(VENV)/.installed-dev  ## the faults of stores, processes and clocks, tried with real ones: minutes
+	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
+
+chaos: $(VENV)/.installed-dev  ## traffic on three replicas that are killed at random (ARGS="--minutes 3 --seed 1")
+	@PYTHONPATH=.:clients/python $(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/.installed  ## speed of reading, speaking and committing on this machine
 	@$(BIN)/hope bench $(ARGS)
@@ -49,6 +55,7 @@ throughput: $(VENV)/.installed  ## what compiling, bfloat16 and checkpointing do
 
 clean:  ## remove the environment and every cache; sessions in data/ stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf clients/typescript/build clients/typescript/dist clients/typescript/node_modules
 	find engine server tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -54,7 +54,9 @@ from engine.errors import (
     Unavailable,
     Unsupported,
 )
+from engine.logprobs import Candidate, SaidToken
 from engine.observer import Observer
+from engine.sessions.address import read_address as check_store_url
 
 if TYPE_CHECKING:
     from engine.consolidation.worker import run_worker
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_TENANT",
+    "Candidate",
     "CommitUnknown",
     "Conflict",
     "Consolidation",
@@ -91,6 +94,7 @@ __all__ = [
     "QuarantineView",
     "RateLimited",
     "Said",
+    "SaidToken",
     "Session",
     "StoreSettings",
     "StoreUnavailable",
@@ -109,6 +113,7 @@ __all__ = [
     "Unsupported",
     "Usage",
     "VersionView",
+    "check_store_url",
     "run_bench",
     "run_evaluation",
     "run_training",

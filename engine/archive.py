@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from engine.config import StoreSettings
@@ -19,7 +19,8 @@ from engine.model.portable import fits, level_of, pack_row
 from engine.sessions.chain import BEGINNING
 from engine.sessions.commits import as_it_was
 from engine.sessions.keeping import kept
-from engine.sessions.records import Commit, Head, nothing, now_iso
+from engine.sessions.past import num_turns_until, version_with
+from engine.sessions.records import Commit, Head, Lease, nothing, now_iso
 from engine.sessions.snapshot import pack, unpack
 from engine.sessions.store import SessionStore
 from engine.sessions.transfer import Export, read_export, write_export
@@ -58,22 +59,19 @@ class Archive:
 
     async def rollback(self, tenant: str, session_id: str, version: int) -> Session:
         """See `Engine.rollback`."""
-        lease = await self._store.acquire(tenant, session_id, secrets.token_hex(8), WAIT_S)
-        try:
-            async with kept(self._store, lease, self._settings.lease_ttl_s):
-                session = await self._store.get(tenant, session_id)
-                if session.version == version:
-                    return session
-                record, memory = await self._store.load_version(tenant, session_id, version)
-                back_to = record or nothing(session)
-                blob = self._blank() if memory is None else memory
-                commit = Commit(blob, back_to.levels, None, 0, None, "", secrets.token_hex(8), back_to=back_to)
-                return await self._store.commit(lease, session.version, commit)
-        finally:
-            self._forget(tenant, session_id)
-            # One that cannot be given back runs out by itself.
-            with contextlib.suppress(StoreUnavailable):
-                await self._store.release(lease)
+        async with self._alone(tenant, session_id) as (lease, session):
+            return await self._go_back(lease, session, version)
+
+    async def undo(self, tenant: str, session_id: str, turn_id: str) -> Session:
+        """See `Engine.undo_turn`."""
+        async with self._alone(tenant, session_id) as (lease, session):
+            num_turns = await num_turns_until(self._store, tenant, session, turn_id)
+            if num_turns < session.num_turns:
+                raise Conflict(
+                    "only a session's last turn can be undone, for the memory of the later ones stands on it: undo "
+                    "those first, roll the session back, or delete it"
+                )
+            return await self._go_back(lease, session, await version_with(self._store, tenant, session, num_turns - 1))
 
     async def fork(self, tenant: str, session_id: str, version: int | None, new_id: str | None) -> Session:
         """See `Engine.fork`."""
@@ -102,6 +100,28 @@ class Archive:
         said = next(last, BEGINNING)
         head = Head(session, export.num_consolidated_turns, said)
         return await self._store.adopt(tenant, head, memory, levels, turns, export.history)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, tenant: str, session_id: str) -> AsyncIterator[tuple[Lease, Session]]:
+        """The session while no turn of it runs."""
+        lease = await self._store.acquire(tenant, session_id, secrets.token_hex(8), WAIT_S)
+        try:
+            async with kept(self._store, lease, self._settings.lease_ttl_s):
+                yield lease, await self._store.get(tenant, session_id)
+        finally:
+            self._forget(tenant, session_id)
+            # One that cannot be given back runs out by itself.
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.release(lease)
+
+    async def _go_back(self, lease: Lease, session: Session, version: int) -> Session:
+        if session.version == version:
+            return session
+        record, memory = await self._store.load_version(lease.tenant, session.id, version)
+        back_to = record or nothing(session)
+        blob = self._blank() if memory is None else memory
+        commit = Commit(blob, back_to.levels, None, 0, None, "", secrets.token_hex(8), back_to=back_to)
+        return await self._store.commit(lease, session.version, commit)
 
     async def _at(self, tenant: str, session_id: str, version: int | None) -> _Past:
         """A session as it was at a version, by default the head."""

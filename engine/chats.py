@@ -12,6 +12,7 @@ from dataclasses import replace
 from engine.core import Said, Session, TurnEvent, TurnRequest
 from engine.errors import Conflict, InvalidRequest, NotFound
 from engine.sessions.chain import ASSISTANT, BEGINNING, SYSTEM, alone, extend, marks
+from engine.sessions.past import num_turns_until, version_with
 from engine.sessions.records import Head, now_iso
 from engine.sessions.store import SessionStore
 from engine.turns import Turns, digest_of
@@ -32,17 +33,28 @@ class Chats:
         self._store, self._turns = store, turns
 
     async def run(
-        self, tenant: str, session_id: str | None, messages: Sequence[Said], request: TurnRequest, arrived: float
+        self,
+        tenant: str,
+        session_id: str | None,
+        messages: Sequence[Said],
+        request: TurnRequest,
+        arrived: float,
+        follows: str | None = None,
     ) -> AsyncGenerator[TurnEvent, None]:
         """The events of the turn. See `Engine.chat`."""
         digest = digest_of(request, messages)
         everything = _read(messages, request)
         for attempt in range(1, ATTEMPTS + 1):
-            head = None if session_id is None else await self._head(tenant, session_id, everything)
+            if session_id is None:
+                head = None
+            elif follows is not None:
+                head = await self._store.head(tenant, session_id)
+            else:
+                head = await self._head(tenant, session_id, everything)
             if head is None:
                 planned = replace(everything, learn=False)
             else:
-                planned = await self._plan(tenant, head, messages, request)
+                planned = await self._plan(tenant, head, messages, request, follows)
             turn = self._turns.run(tenant, head.session.id if head else "", planned, arrived, digest)
             begun = False
             try:
@@ -69,10 +81,13 @@ class Chats:
             await self._store.create(tenant, Session(session_id, now, now))
         return await self._store.head(tenant, session_id)
 
-    async def _plan(self, tenant: str, head: Head, messages: Sequence[Said], request: TurnRequest) -> TurnRequest:
+    async def _plan(
+        self, tenant: str, head: Head, messages: Sequence[Said], request: TurnRequest, follows: str | None
+    ) -> TurnRequest:
         """The turn that reads what of the conversation is new, after what of it is not."""
         session = head.session
-        spoken = marks(messages)
+        # What follows a turn that was named is new, whoever said it.
+        spoken = marks(messages) if follows is None else []
         systems = [said for said in messages if said.role == SYSTEM]
         digests = [digest for _, digest in spoken] + [alone(said) for said in systems]
         found = await self._store.find_history(tenant, session.id, digests)
@@ -81,7 +96,9 @@ class Chats:
         num_turns += 1
         new = [said for said in messages[num_known:] if said.role != SYSTEM]
         answers = any(said.role == ASSISTANT for said in new)
-        if not known and not spoken and session.num_turns:
+        if follows is not None:
+            num_turns = await num_turns_until(self._store, tenant, session, follows)
+        elif not known and not spoken and session.num_turns:
             # Only what is new, from a client that sends no history; but the first message once more is a retry.
             again = await self._is_first_again(tenant, head, messages)
             num_turns = 0 if again else session.num_turns
@@ -91,7 +108,9 @@ class Chats:
                 "or use a new session",
                 param="messages",
             )
-        back_to = await self._version_after(tenant, session, num_turns) if num_turns < session.num_turns else None
+        back_to = None
+        if num_turns < session.num_turns:
+            back_to = await version_with(self._store, tenant, session, num_turns)
         read_then = {
             said.text
             for said, index in zip(systems, found[len(spoken) :], strict=True)
@@ -106,20 +125,6 @@ class Chats:
             return False
         turns = await self._store.turns_at(tenant, head.session.id, 0, 1)
         return any(extend(BEGINNING, [*messages, Said(ASSISTANT, turn.reply)]) == head.history for turn in turns)
-
-    async def _version_after(self, tenant: str, session: Session, num_turns: int) -> int:
-        """The newest version that had so many turns; what the worker made of one is part of it."""
-        if num_turns == 0:
-            return 0
-        versions = await self._store.versions(tenant, session.id)
-        after = next((one.version for one in versions if one.num_turns == num_turns), None)
-        if after is None:
-            raise Conflict(
-                "the conversation goes back further than the session's versions are kept: go on from its end, or use "
-                "a new session",
-                param="messages",
-            )
-        return after
 
 
 def _read(messages: Sequence[Said], request: TurnRequest) -> TurnRequest:

@@ -226,13 +226,16 @@ class StoreSettings:
     """Where sessions live and how long their parts are kept.
 
     Attributes:
-        redis_url: `redis://`, `rediss://` or `unix://` URL of a real server; None starts the embedded store.
+        redis_url: of a server, a cluster or Sentinels (`engine/sessions/address.py`); None starts the embedded store.
         data_dir: folder of the embedded store's files.
         lease_ttl_s: seconds a session's lease lives without renewal.
         idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).
         keep_versions: how many of a session's last memory versions are retained.
         keep_days: of so many days, today among them, the last version each is retained too.
         generations_url: folder or object store for the bytes of generations (`file://`, `s3://`, …); None: the store.
+        store_key_file: file of keys with which memories are sealed (`engine/sessions/sealing.py`); None seals nothing.
+        encrypt_memories: encrypt them; else a seal only signs.
+        refuse_unsealed: serve no memory that was stored before there was a key.
     """
 
     redis_url: str | None = None
@@ -242,6 +245,9 @@ class StoreSettings:
     keep_versions: int = 8
     keep_days: int = 7
     generations_url: str | None = None
+    store_key_file: Path | None = None
+    encrypt_memories: bool = False
+    refuse_unsealed: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.logprobs import SaidToken
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,11 +31,12 @@ class Said:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """What one turn asks for; the fields of `POST /v1/sessions/{id}/turns` (API.md, A turn), and two beside them.
+    """What one turn asks for; the fields of `POST /v1/sessions/{id}/turns` (API.md, A turn), and three beside them.
 
     Attributes:
         before: read in the same turn before the message, which follows the last of them.
         back_to: the turn follows this earlier version; what came after it is undone when the turn is committed.
+        top_logprobs: how many likeliest tokens to tell beside each one said; None tells nothing.
     """
 
     message: str
@@ -48,6 +51,7 @@ class TurnRequest:
     idempotency_key: str | None = None
     before: tuple[Said, ...] = ()
     back_to: int | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -237,11 +241,15 @@ class TurnCreated:
 
 @dataclass(frozen=True)
 class TurnToken:
-    """A piece of the reply, complete in itself: never half a character."""
+    """A piece of the reply, complete in itself: never half a character.
+
+    `logprobs`, where they were asked for: the tokens whose first character it shows.
+    """
 
     turn_id: str
     index: int
     text: str
+    logprobs: tuple[SaidToken, ...] = ()
 
 
 @dataclass(frozen=True)

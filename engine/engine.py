@@ -32,14 +32,15 @@ from engine.core import (
     TurnRequest,
     VersionView,
 )
-from engine.errors import StoreUnavailable
 from engine.generations import Generations
 from engine.grounds import Ground
-from engine.health import HealthCheck
+from engine.health import Pulse
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
 from engine.observer import Observer
 from engine.sessions.embedded import EmbeddedStore
+from engine.sessions.opening import open_store
+from engine.sessions.past import turn_and_last
 from engine.sessions.records import now_iso
 from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
@@ -77,7 +78,7 @@ class Engine:
         grounds = self._turns.grounds
         self._archive = Archive(model, grounds.fingerprint, store, store_settings, grounds.forget)
         self._generations = Generations(store)
-        self._health = HealthCheck(store, self._admission, self._turns.loop)
+        self._pulse = Pulse(self._turns.loop, self._admission, store)
 
     @classmethod
     async def open(
@@ -93,7 +94,7 @@ class Engine:
             loaded: a model and its tokenizer, in place of the checkpoint of `settings`.
 
         Raises:
-            InvalidRequest: the checkpoint is not one, or holds a model that cannot be served.
+            InvalidRequest: the checkpoint is not one, or of a model that cannot be served; the store's URL or key.
             StoreUnavailable: the store does not answer.
         """
         torch.set_num_threads(settings.torch_threads)
@@ -101,16 +102,8 @@ class Engine:
             loaded = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
         model, tokenizer = loaded
         model.config.check_servable()
-        embedded = None if store_settings.redis_url else await EmbeddedStore.start(store_settings.data_dir)
-        url = store_settings.redis_url or (embedded.url if embedded else "")
-        store = await SessionStore.connect(url, store_settings)
-        try:
-            await store.ping()
-        except StoreUnavailable:
-            await store.close()
-            if embedded:
-                await embedded.stop()
-            raise
+        store, embedded = await open_store(store_settings)
+        url = embedded.url if embedded else store_settings.redis_url or ""
         engine = cls(model, tokenizer, store, settings, store_settings, observer, redis_url=url, embedded=embedded)
         engine._turns.loop.start()
         return engine
@@ -147,7 +140,12 @@ class Engine:
         return self._admission.counted(self._turns.run(tenant, session_id, request, arrived), arrived)
 
     def chat(
-        self, tenant: str, session_id: str | None, messages: Sequence[Said], request: TurnRequest
+        self,
+        tenant: str,
+        session_id: str | None,
+        messages: Sequence[Said],
+        request: TurnRequest,
+        follows: str | None = None,
     ) -> AsyncGenerator[TurnEvent, None]:
         """The turn of a client that sends the whole conversation each time: only what is new of it is read.
 
@@ -158,12 +156,15 @@ class Engine:
             session_id: made where it is new; None for none.
             messages: everything said so far, the user's new message last.
             request: how to answer; its message is not used.
+            follows: id of the session's turn after which the messages come, all of them new; later ones are undone.
 
         Raises:
-            Conflict: the conversation contradicts the session's transcript.
+            Conflict: the conversation contradicts the session's transcript, or goes back to what is not kept.
+            NotFound: the session, or the turn that is to be followed, is not there.
         """
         arrived = time.monotonic()
-        return self._admission.counted(self._chats.run(tenant, session_id, messages, request, arrived), arrived)
+        turn = self._chats.run(tenant, session_id, messages, request, arrived, follows)
+        return self._admission.counted(turn, arrived)
 
     async def create_session(
         self, tenant: str, session_id: str | None, metadata: dict[str, str], contribute: bool
@@ -201,6 +202,19 @@ class Engine:
     async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
         """A page of the transcript and whether more follows."""
         return await self.store.turns(tenant, session_id, limit, after)
+
+    async def read_turn(self, tenant: str, session_id: str, turn_id: str) -> tuple[Turn, Turn | None]:
+        """A turn of the transcript and the one before it, or NotFound."""
+        return await turn_and_last(self.store, tenant, session_id, turn_id)
+
+    async def undo_turn(self, tenant: str, session_id: str, turn_id: str) -> Session:
+        """Takes the session's last turn back: its memory is again what it was before it.
+
+        Raises:
+            NotFound: no such session, or no such turn in it.
+            Conflict: others came after it, or the version before it is not retained.
+        """
+        return await self._archive.undo(tenant, session_id, turn_id)
 
     async def memory(self, tenant: str, session_id: str) -> MemoryView:
         """Every level of the session's memory, and the surprise of its turns."""
@@ -284,4 +298,4 @@ class Engine:
 
     async def health(self) -> Health:
         """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""
-        return await self._health.now()
+        return await self._pulse.health()

@@ -1,4 +1,4 @@
-"""Is this replica well: its thread lives, it takes turns, its store answers. Knows no web."""
+"""Whether a replica lives and may be sent turns, with a reason a person can act on. Knows no session."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from engine.errors import StoreUnavailable
 from engine.loop import EngineLoop
 from engine.sessions.store import SessionStore
 
-TTL_S = 1.0
+HEALTH_TTL_S = 1.0
 
 
-class HealthCheck:
-    """Looks, and remembers what it saw for a second.
+class Pulse:
+    """The replica's health; a finding stands for a second, so that probes cannot weigh on the store.
 
     Args:
-        store, admission, loop: of the replica.
+        loop: the engine's thread.
+        admission: its queue, and whether it drains.
+        store: of the sessions.
     """
 
-    def __init__(self, store: SessionStore, admission: Admission, loop: EngineLoop) -> None:
-        self._store, self._admission, self._loop = store, admission, loop
-        self._seen: tuple[float, Health] | None = None
+    def __init__(self, loop: EngineLoop, admission: Admission, store: SessionStore) -> None:
+        self._loop, self._admission, self._store = loop, admission, store
+        self._found: tuple[float, Health] | None = None
 
-    async def now(self) -> Health:
+    async def health(self) -> Health:
         """See `Engine.health`."""
-        if self._seen and time.monotonic() - self._seen[0] < TTL_S:
-            return self._seen[1]
+        if self._found and time.monotonic() - self._found[0] < HEALTH_TTL_S:
+            return self._found[1]
         health = await self._examine()
-        self._seen = (time.monotonic(), health)
+        self._found = (time.monotonic(), health)
         return health
 
     async def _examine(self) -> Health:

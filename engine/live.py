@@ -14,16 +14,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.core import TurnRequest
+from engine.logprobs import SaidToken
 from engine.model.hope import Memory
-from engine.sampler import Choice, Speech
+from engine.sampler import Choice, Odds, Speech
 from engine.tokenizer import END, Tokenizer
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """A piece of the reply."""
+    """A piece of the reply; with the tokens that begin in it, where their odds were asked for."""
 
     text: str
+    logprobs: tuple[SaidToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class LiveTurn:
             generator.seed()
         else:
             generator.manual_seed(request.seed)
-        choice = Choice(request.temperature, request.top_p, generator)
+        choice = Choice(request.temperature, request.top_p, generator, request.top_logprobs)
         speech = Speech(tokenizer.stream(), request.stop)
         deadline = arrived + request.timeout_s
         pending = list(prompt)
@@ -151,8 +153,8 @@ class LiveTurn:
             return False
         return True
 
-    def say(self, token: int) -> None:
-        """Takes a sampled token; queues what the model must read of it."""
+    def say(self, token: int, odds: Odds | None = None) -> None:
+        """Takes a sampled token, with its odds where they are to be told; queues what the model must read of it."""
         now = time.monotonic()
         self.first_token = self.first_token or now
         self.last_token = now
@@ -163,7 +165,7 @@ class LiveTurn:
         else:
             self.completion_tokens += 1
             self.pending = [token]
-            text = self.speech.push(token)
+            text = self.speech.push(token, odds)
             if self.speech.stopped:
                 self.finish_reason = "stop"
             elif self.completion_tokens >= self.request.max_tokens:
@@ -172,7 +174,7 @@ class LiveTurn:
             if self.finish_reason:
                 self.pending.append(END)
         if text:
-            self.emit(Spoken(text))
+            self.emit(Spoken(text, self.speech.shown_tokens()))
 
     def due(self, learn_every_tokens: int) -> int:
         """Pending tokens up to the next lesson, whose place must not depend on who shares the batch (law 2)."""

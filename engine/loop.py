@@ -23,12 +23,13 @@ from engine.model.portable import distance, pack_row, unpack_row
 from engine.model.shared import session_part
 from engine.observer import Observer
 from engine.runner import Runner
-from engine.sampler import sample
+from engine.sampler import odds, sample
 from engine.scheduler import Demand, Share, admit, schedule
 
 logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
+STOP_TIMEOUT_S = 10.0
 MIXED_TOKEN_BUDGET = 256
 
 
@@ -50,11 +51,16 @@ class EngineLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its current step; turns still running fail as cancelled."""
+        """Ends the thread after its current step; turns still running fail as cancelled.
+
+        A thread that is stuck in a step is left behind after `STOP_TIMEOUT_S`: it does not keep the process alive.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            logger.error("the engine's thread is stuck and was left behind")
 
     def submit(self, turn: LiveTurn) -> None:
         """Hands a turn over; its signals come through `turn.emit`."""
@@ -161,9 +167,11 @@ class EngineLoop:
         if not turns:
             return
         last = torch.stack([logits[turn.row][-1] for turn in turns])
-        for turn, token in zip(turns, sample(last, [turn.choice for turn in turns]), strict=True):
+        choices = [turn.choice for turn in turns]
+        tokens = sample(last, choices)
+        for turn, token, chances in zip(turns, tokens, odds(last, tokens, choices), strict=True):
             before = turn.last_token
-            turn.say(token)
+            turn.say(token, chances)
             if before:
                 self.observer.token_interval(turn.last_token - before)
             else:

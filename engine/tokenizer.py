@@ -105,11 +105,23 @@ class StreamDecoder:
 
     def push(self, token: int) -> str:
         """Text that is complete after `token`; may be empty."""
-        data = self._table[token]
-        if data and not self._begun:
-            self._begun = True
-            data = data.removeprefix(b" ")
+        data = self.bytes_of(token)
+        self._begun = self._begun or bool(self._table[token])
         return self._utf8.decode(data)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What `token` would add to the text, as its next one; nothing for a special id."""
+        data = self._table[token]
+        return data if self._begun else data.removeprefix(b" ")
+
+    def broken_by(self, token: int) -> bool:
+        """Whether `token` would leave a character that has begun without its rest."""
+        begun, _ = self._utf8.getstate()
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(begun + self._table[token][:1])
+        except UnicodeDecodeError:
+            return bool(begun)
+        return False
 
     def finish(self) -> str:
         """What is left: U+FFFD where the last character never became whole."""

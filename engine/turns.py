@@ -104,7 +104,7 @@ class Turns:
                 async with contextlib.aclosing(self._run(ground, request, arrived)) as signals:
                     async for signal in signals:
                         if isinstance(signal, Spoken):
-                            yield TurnToken(turn_id, index, signal.text)
+                            yield TurnToken(turn_id, index, signal.text, signal.logprobs)
                             index += 1
                         elif isinstance(signal, Finished):
                             finished = signal
@@ -192,7 +192,10 @@ class Turns:
             self.observer.stored("commit", "refused", 0.0, 0)
             raise
         committed = time.monotonic()
-        self.grounds.keep(tenant, session, memory)
+        if session.version == ground.session.version + 1:
+            self.grounds.keep(tenant, session, memory)
+        else:  # the answer was so late that another replica's turn came between: its memory is the head's
+            self.grounds.forget(tenant, session.id)
         self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
         # The turn is durable; a session that misses its place in line gets another with its next turn.
         with contextlib.suppress(HopeError):
@@ -209,6 +212,9 @@ def _post(loop: asyncio.AbstractEventLoop, signals: asyncio.Queue[Signal], signa
 def digest_of(request: TurnRequest, messages: Sequence[Said] = ()) -> str:
     """What makes two requests under one idempotency key the same: the body."""
     body = {name: value for name, value in asdict(request).items() if name != "idempotency_key"}
+    # Unasked it does not count: keys that were used before there was such a field stay good.
+    if request.top_logprobs is None:
+        del body["top_logprobs"]
     body |= {"messages": [asdict(said) for said in messages]}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 

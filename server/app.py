@@ -16,7 +16,7 @@ from server import errors
 from server.lifecycle import Lifecycle
 from server.middleware import BodyLimit, RequestContext
 from server.monitor import Monitor
-from server.routes import chat, generations, health, pages, past, sessions, stream, turns
+from server.routes import chat, generations, health, pages, past, responses, sessions, stream, turns
 from server.service import Service
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics) -> FastAPI:
         larger={past.IMPORT_PATH: settings.server.max_import_bytes},
     )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (sessions, past, turns, chat, stream, generations, pages, health):
+    for room in (sessions, past, turns, chat, responses, stream, generations, pages, health):
         app.include_router(room.router)
     if settings.server.metrics_port is None:
         app.include_router(health.metrics_router)

@@ -1,30 +1,14 @@
-"""Chat completions as OpenAI's clients speak them: what may come in, and how a turn looks going out.
-
-Neutral values of what this server does not offer are taken; meaningful ones are refused by name. Knows no route.
-"""
+"""Chat completions as OpenAI's clients ask for them. Knows no route, and not how a turn looks going out."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from engine import (
-    InvalidRequest,
-    MemoryReport,
-    Said,
-    Turn,
-    TurnCompleted,
-    TurnEvent,
-    TurnRequest,
-    TurnToken,
-    Unsupported,
-    Usage,
-)
-
-READ_ONLY = "-readonly"
+from engine import InvalidRequest, Said, TurnRequest, Unsupported
+from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, refuse_meaning, text_of
 
 # What is taken only where it asks for nothing: the values that do, beside null.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -36,8 +20,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
@@ -53,15 +35,10 @@ _NEUTRAL_PARTS: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "annotations": ([],),
 }
-_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 _StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -76,25 +53,23 @@ class ChatMessage(_Body):
 
     def said(self, place: str) -> Said:
         """The same as the engine's noun; `place` is where it stands, for errors."""
-        if self.role not in _ROLES:
+        if self.role not in ROLES:
             raise Unsupported(f"'{place}.role': messages of role '{self.role}' are not offered.", param=place)
-        _refuse_meaning(self, _NEUTRAL_PARTS, f"{place}.")
-        text = self.content or ""
-        if not isinstance(text, str):
-            text = "\n".join(_text(part, f"{place}.content") for part in text)
+        refuse_meaning(self, _NEUTRAL_PARTS, f"{place}.")
+        text = text_of(self.content, ("text",), f"{place}.content")
         if self.role == "user" and not text:
             raise InvalidRequest(f"'{place}.content': the message is empty; say something.", param=f"{place}.content")
-        return Said(_ROLES[self.role], text)
+        return Said(ROLES[self.role], text)
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """`stream_options`."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class ChatCreate(_Body):
+class ChatCreate(Body):
     """`POST /v1/chat/completions`."""
 
     model: str
@@ -105,6 +80,8 @@ class ChatCreate(_Body):
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: _StopString | Annotated[list[_StopString], Field(max_length=4)] | None = None
+    logprobs: bool | None = Field(default=None, description="tell of each token how likely it was")
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS, description="and of so many others")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     session_id: str | None = Field(default=None, description="the session; X-Session-ID goes before it")
@@ -117,8 +94,6 @@ class ChatCreate(_Body):
     presence_penalty: Any = None
     frequency_penalty: Any = None
     logit_bias: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
     response_format: Any = None
     modalities: Any = None
     audio: Any = None
@@ -141,8 +116,12 @@ class ChatCreate(_Body):
         Raises:
             Unsupported: a message, or another field, asks for what is not offered.
         """
-        _refuse_meaning(self, _NEUTRAL, "")
+        refuse_meaning(self, _NEUTRAL)
         return tuple(message.said(f"messages.{index}") for index, message in enumerate(self.messages))
+
+    def names(self) -> tuple[tuple[str, Any], ...]:
+        """The fields that may name the session, in their order; never `user`."""
+        return ("session_id", self.session_id), ("metadata.session_id", (self.metadata or {}).get("session_id"))
 
     def to_request(self, max_new_tokens: int, *, learn: bool, idempotency_key: str | None) -> TurnRequest:
         """How to answer, the message left out; `max_new_tokens` is this server's own bound."""
@@ -150,6 +129,8 @@ class ChatCreate(_Body):
         if wanted > max_new_tokens:
             name = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
             raise InvalidRequest(f"'{name}': this server speaks at most {max_new_tokens} tokens in a turn.", param=name)
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("'top_logprobs': it needs 'logprobs': true beside it.", param="top_logprobs")
         default = TurnRequest("")
         return TurnRequest(
             message="",
@@ -160,6 +141,7 @@ class ChatCreate(_Body):
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             idempotency_key=idempotency_key,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
 
 
@@ -179,107 +161,3 @@ class ModelList:
 
     data: list[ModelObject]
     object: Literal["list"] = "list"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The assistant's message."""
-
-    content: str
-    role: Literal["assistant"] = "assistant"
-    refusal: None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The one answer there is."""
-
-    message: Reply
-    finish_reason: Literal["stop", "length"]
-    index: Literal[0] = 0
-    logprobs: None = None
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What the session learned from the turn."""
-
-    session_id: str
-    memory: MemoryReport
-
-
-@dataclass(frozen=True)
-class ChatCompletion:
-    """The answer of `POST /v1/chat/completions`; `hope` only where something was learned.
-
-    `usage` counts what was read: of a conversation only what was new.
-    """
-
-    id: str
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-    hope: Learned | None = None
-    object: Literal["chat.completion"] = "chat.completion"
-
-
-def completion(turn: Turn, model: str) -> dict[str, Any]:
-    """A turn as a `ChatCompletion`."""
-    choice = Choice(Reply(turn.reply), turn.finish_reason)  # type: ignore[arg-type]  # the engine knows these two
-    whole = asdict(ChatCompletion(f"chatcmpl-{turn.id}", int(time.time()), model, [choice], turn.usage, _learned(turn)))
-    return {name: value for name, value in whole.items() if name != "hope" or value is not None}
-
-
-class Chunks:
-    """The events of one turn as `chat.completion.chunk` objects."""
-
-    def __init__(self, model: str, *, include_usage: bool) -> None:
-        self._model, self._include_usage = model, include_usage
-        self._created = int(time.time())
-
-    def __call__(self, event: TurnEvent) -> list[dict[str, Any]]:
-        """What is sent of an event."""
-        if isinstance(event, TurnCompleted):
-            turn = event.turn
-            last = self._chunk(turn.id, {}, turn.finish_reason)
-            learned = _learned(turn)
-            if learned is not None:
-                last["hope"] = asdict(learned)
-            if not self._include_usage:
-                return [last]
-            return [last, {**self._chunk(turn.id, {}, None), "choices": [], "usage": asdict(turn.usage)}]
-        if isinstance(event, TurnToken):
-            return [self._chunk(event.turn_id, {"content": event.text}, None)]
-        return [self._chunk(event.turn_id, {"role": "assistant", "content": ""}, None)]
-
-    def _chunk(self, turn_id: str, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
-        chunk: dict[str, Any] = {
-            "id": f"chatcmpl-{turn_id}",
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._model,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
-        }
-        return chunk | {"usage": None} if self._include_usage else chunk
-
-
-def _learned(turn: Turn) -> Learned | None:
-    return Learned(turn.session_id, turn.memory) if turn.memory.learned else None
-
-
-def _refuse_meaning(body: BaseModel, neutral: dict[str, tuple[Any, ...]], place: str) -> None:
-    for name, harmless in neutral.items():
-        value = getattr(body, name)
-        if value is not None and not any(
-            value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless
-        ):
-            raise Unsupported(f"'{place}{name}' is not offered by this server; leave it out.", param=f"{place}{name}")
-
-
-def _text(part: dict[str, Any], place: str) -> str:
-    if part.get("type") != "text":
-        raise Unsupported(f"'{place}': only parts of type 'text' are offered.", param=place)
-    if not isinstance(part.get("text"), str):
-        raise InvalidRequest(f"'{place}': a part of type 'text' has its words in 'text'.", param=place)
-    return str(part["text"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ NOT_OFFERED = frozenset(
 
 # Where pydantic says a field was found: the part of the request, or the kind of websocket frame.
 _LOCATION_PREFIXES = ("body", "query", "path", "header", "turn.create", "turn.cancel", "ping")
+# And in what a field may be, one or the other: no part of its name.
+_ALTERNATIVE = re.compile(r"(constrained-)?str|list\[.*\]")
 
 
 class LoginRequired(Unauthorized):
@@ -151,6 +154,7 @@ def from_validation(problems: Sequence[Any]) -> InvalidRequest:
     location = [str(part) for part in problem["loc"]]
     if location and location[0] in _LOCATION_PREFIXES:
         location = location[1:]
+    location = [part for part in location if not _ALTERNATIVE.fullmatch(part)]
     kind = problem["type"]
     if kind == "json_invalid":
         return InvalidRequest("The body is not valid JSON.")

@@ -37,7 +37,7 @@ After = Annotated[
     str | None, Query(pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="the id of the last one already seen")
 ]
 
-_Metadata = Annotated[
+Metadata = Annotated[
     dict[
         Annotated[str, StringConstraints(min_length=1, max_length=64)],
         Annotated[str, StringConstraints(max_length=512)],
@@ -57,14 +57,14 @@ class SessionCreate(_Body):
     """`POST /v1/sessions`."""
 
     id: Annotated[str, StringConstraints(pattern=SESSION_ID)] | None = None
-    metadata: _Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     contribute: bool = False
 
 
 class SessionUpdate(_Body):
     """`PATCH /v1/sessions/{id}`; what is left out stays as it is."""
 
-    metadata: _Metadata | None = None
+    metadata: Metadata | None = None
     contribute: bool | None = None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine import EngineSettings, StoreSettings
+from engine import EngineSettings, InvalidRequest, StoreSettings, check_store_url
 from server.auth import ApiKey, is_loopback, parse_keys
 
 
@@ -139,8 +139,10 @@ def _switch(text: str) -> bool:
 
 
 def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    try:
+        check_store_url(text)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from None
     return text
 
 
@@ -194,13 +196,16 @@ OPTIONS = (
     Option("engine", "idle_consolidation_s", _seconds, "quiet after which the worker consolidates"),
     Option("engine", "generation_every_s", _whole(0), "seconds until contributed turns make a generation; 0: on call"),
     Option("engine", "suite", _optional(Path), "TOML file of your own probes and texts for the gate"),
-    Option("store", "redis_url", _optional(_redis_url), "Redis or Valkey to use; none: an embedded one"),
+    Option("store", "redis_url", _optional(_redis_url), "Redis, Valkey, cluster or Sentinels; none: an embedded one"),
     Option("store", "data_dir", Path, "folder of the embedded store's files"),
     Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),
     Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),
     Option("store", "keep_versions", _whole(1), "memory versions kept of each session"),
     Option("store", "generations_url", _optional(_folder_url), "folder or object store for generations; none: Redis"),
     Option("store", "keep_days", _whole(0), "days of which the last version each is kept too"),
+    Option("store", "store_key_file", _optional(Path), "file of keys that seal memories in the store; none: unsealed"),
+    Option("store", "encrypt_memories", _switch, "encrypt what is sealed, and not only sign it"),
+    Option("store", "refuse_unsealed", _switch, "serve no memory stored before there was a key"),
 )
 
 

@@ -1,31 +1,31 @@
 """One turn over HTTP, whole or as Server-Sent Events: hanging up cancels it, and a slow reader is cut off.
 
-Knows no route and no wording of events: who opens a stream says how each event looks.
+Knows no route and no words: who opens a stream says how each event looks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi.responses import Response
 
-from engine import HopeError, Turn, TurnCompleted, TurnEvent
+from engine import HopeError, SaidToken, Turn, TurnCompleted, TurnEvent, TurnToken
 from server.delivery import Outbox, SlowReader
-from server.errors import error_body, unexpected
+from server.errors import unexpected
 from server.service import Service
+from server.wording import Wording
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 # The events of one turn, to be closed by whoever reads them.
 Events = aclosing[AsyncGenerator[TurnEvent, None]]
-# What is sent of one event: none, one or several objects.
-Framing = Callable[[TurnEvent], Iterable[dict[str, Any]]]
 
 # Nobody reads this status: the caller has gone. Only the request count shows it.
 CLIENT_CLOSED_REQUEST = 499
@@ -36,14 +36,14 @@ Result = TypeVar("Result")
 class TurnStream(Response):
     """One turn as Server-Sent Events.
 
-    An error before the first event becomes an ordinary error response; after it, what `failing` makes of the error
-    object. A reader that stops reading is cut off, and its turn cancelled.
+    An error before the first event becomes an ordinary error response; after it, what `wording` makes of it. A reader
+    that stops reading is cut off, and its turn cancelled.
 
     Args:
         events: the turn.
-        framing: what is sent of an event.
-        failing: what is sent of an error.
+        wording: what is sent of it.
         headers: to send beside the usual ones.
+        named: every event is sent with its type as its name, and the last one is the end; otherwise `[DONE]` is.
     """
 
     media_type = "text/event-stream"
@@ -52,14 +52,15 @@ class TurnStream(Response):
         self,
         service: Service,
         events: Events,
-        framing: Framing,
-        failing: Callable[[dict[str, Any]], dict[str, Any]],
+        wording: Wording,
         headers: dict[str, str] | None = None,
+        *,
+        named: bool = False,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._service, self._events = service, events
-        self._framing, self._failing = framing, failing
+        self._wording, self._named = wording, named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._service.lifecycle.turn():
@@ -87,40 +88,52 @@ class TurnStream(Response):
 
     async def _deliver(self, first: TurnEvent, events: AsyncGenerator[TurnEvent, None], outbox: Outbox) -> None:
         """Everything after the headers: the events, what went wrong if something did, and the end mark."""
-        self._put(first, outbox)
+        self._put(self._wording.event(first), outbox)
         try:
             async for event in events:
-                self._put(event, outbox)
+                self._put(self._wording.event(event), outbox)
         except SlowReader:
             raise
         except HopeError as error:
-            outbox.put(_data(self._failing(error_body(error))))
+            self._put(self._wording.failure(error), outbox)
         except Exception as error:  # the status has been sent: whatever it was, the stream must say that it failed
-            outbox.put(_data(self._failing(error_body(unexpected(error)))))
-        outbox.put("data: [DONE]\n\n")
+            self._put(self._wording.failure(unexpected(error)), outbox)
+        if not self._named:
+            outbox.put("data: [DONE]\n\n")
         await outbox.flush()
 
-    def _put(self, event: TurnEvent, outbox: Outbox) -> None:
-        for said in self._framing(event):
-            outbox.put(_data(said))
+    def _put(self, said: Iterable[dict[str, Any]], outbox: Outbox) -> None:
+        for one in said:
+            outbox.put((f"event: {one['type']}\n" if self._named else "") + _data(one))
 
 
-async def whole_turn(service: Service, receive: Receive, events: Events) -> Turn | None:
+@dataclass(frozen=True)
+class WholeTurn:
+    """A turn at its end, with the tokens of its reply; None where it was stored earlier, or nobody asked for them."""
+
+    turn: Turn
+    logprobs: tuple[SaidToken, ...] | None
+
+
+async def whole_turn(service: Service, receive: Receive, events: Events, *, logprobs: bool = False) -> WholeTurn | None:
     """The turn at its end; None where the caller hung up before, which cancelled it."""
     with service.lifecycle.turn():
-        turn = await unless_hung_up(receive, _last(events))
-    if turn is None:
+        whole = await unless_hung_up(receive, _last(events, logprobs))
+    if whole is None:
         service.metrics.disconnects.inc()
-    return turn
+    return whole
 
 
-async def _last(events: Events) -> Turn | None:
-    turn: Turn | None = None
+async def _last(events: Events, logprobs: bool) -> WholeTurn | None:
+    whole: WholeTurn | None = None
+    tokens: list[SaidToken] = []
     async with events as found:
         async for event in found:
-            if isinstance(event, TurnCompleted):
-                turn = event.turn
-    return turn
+            if isinstance(event, TurnToken):
+                tokens += event.logprobs
+            elif isinstance(event, TurnCompleted):
+                whole = WholeTurn(event.turn, tuple(tokens) if logprobs and not event.replayed else None)
+    return whole
 
 
 def _data(event: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from server.metrics import Metrics
-from server.settings import OPTIONS
+from server.settings import OPTIONS, ServerSettings
 
 REPOSITORY = Path(__file__).parents[1]
 DEPLOY = REPOSITORY / "deploy"
@@ -32,6 +32,8 @@ def _load(name: str) -> Any:
 
 COMPOSE = _load("compose.yaml")
 PROMETHEUS = _load("prometheus.yml")
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+REPLICAS = ["server-2", "server-3"]
 OURS = [name for name, service in COMPOSE["services"].items() if service["image"] == "hope-server"]
 
 
@@ -57,9 +59,29 @@ def test_compose_follows_the_specification() -> None:
     assert checked.returncode == 0, json.loads(checked.stdout)
 
 
-def test_compose_runs_the_four_services() -> None:
-    assert set(COMPOSE["services"]) == {"server", "worker", "redis", "prometheus"}
-    assert OURS == ["server", "worker"]
+def test_compose_runs_four_services_and_with_a_profile_three_servers_behind_nginx() -> None:
+    optional = {name for name, service in COMPOSE["services"].items() if service.get("profiles") == ["replicas"]}
+    assert optional == {"server-2", "server-3", "nginx"}
+    assert set(COMPOSE["services"]) - optional == {"server", "worker", "redis", "prometheus"}
+    assert ["server", *REPLICAS, "worker"] == OURS
+
+
+def test_nginx_knows_every_server_and_lets_through_what_they_take() -> None:
+    nginx = (DEPLOY / "nginx.conf").read_text("utf-8")
+    assert re.findall(r"server (\S+):8000 ", nginx) == ["server", *REPLICAS]
+    (port,) = re.findall(r"listen (\d+);", nginx)
+    assert COMPOSE["services"]["nginx"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    (largest,) = re.findall(r"client_max_body_size (\d+)m;", nginx)
+    assert int(largest) * 2**20 == ServerSettings().max_import_bytes
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed; on Debian: apt-get install nginx-light")
+def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+    text = (DEPLOY / "nginx.conf").read_text("utf-8").replace("/tmp/", f"{tmp_path}/")
+    # Names of containers mean nothing here.
+    (tmp_path / "nginx.conf").write_text(re.sub(r"server \S+:8000 ", "server 127.0.0.1:8000 ", text))
+    tested = _tool(str(NGINX), "-t", "-c", str(tmp_path / "nginx.conf"))
+    assert tested.returncode == 0, tested.stderr
 
 
 def test_every_secret_and_volume_is_declared_and_used() -> None:
@@ -89,9 +111,10 @@ def test_a_container_is_granted_longer_than_its_turns(name: str) -> None:
 
 
 def test_prometheus_scrapes_every_process_on_its_metrics_port() -> None:
-    targets = {
-        target for job in PROMETHEUS["scrape_configs"] for group in job["static_configs"] for target in group["targets"]
-    }
+    jobs = PROMETHEUS["scrape_configs"]
+    targets = {target for job in jobs for group in job["static_configs"] for target in group["targets"]}
+    looked_up = [group for job in jobs for group in job.get("dns_sd_configs", [])]
+    targets |= {f"{name}:{group['port']}" for group in looked_up for name in group["names"]}
     ports = {name: COMPOSE["services"][name]["environment"]["HOPE_METRICS_PORT"] for name in OURS}
     assert targets == {f"{name}:{port}" for name, port in ports.items()}
     assert {name: COMPOSE["services"][name]["expose"] for name in OURS} == {n: [p] for n, p in ports.items()}

@@ -18,6 +18,7 @@ from engine.sessions.keys import WORK_DUE, TenantKeys, session_name
 from engine.sessions.laid_down import LaidDown
 from engine.sessions.quarantine import Quarantine
 from engine.sessions.records import now_iso
+from engine.sessions.sealing import Seal
 from engine.sessions.shelf import Shelf
 
 MOST_CONSOLIDATIONS = 100
@@ -100,11 +101,12 @@ class GenerationStore:
 
     Args:
         connection: to the store.
+        seal: put on generations, and taken off.
         shelf: for the bytes of new generations; None for the store itself.
     """
 
-    def __init__(self, connection: Connection, shelf: Shelf | None = None) -> None:
-        self._connection, self._bytes = connection, LaidDown(connection, shelf)
+    def __init__(self, connection: Connection, seal: Seal, shelf: Shelf | None = None) -> None:
+        self._connection, self._seal, self._bytes = connection, seal, LaidDown(connection, shelf)
         self.quarantine = Quarantine(connection)
 
     async def standing(self, tenant: str) -> Standing:
@@ -143,7 +145,7 @@ class GenerationStore:
         weights = await self._bytes.read(tenant, generation)
         if weights is None:
             raise CorruptMemory(f"generation {number} is damaged in the store: activate another one")
-        return generation, weights
+        return generation, self._seal.open(weights, tenant, "", number)
 
     async def activate(self, tenant: str, number: int) -> None:
         """Makes a generation the active one, at once for all; raises NotFound where it is not kept."""
@@ -200,10 +202,11 @@ class GenerationStore:
                 nothing was written.
         """
         keys = TenantKeys(tenant)
-        made, weights = publication.generation, publication.weights
+        made = publication.generation
+        stored = self._seal.close(publication.weights, tenant, "", made.number)
         about = asdict(made) | {"consolidation": asdict(publication.consolidation)}
         # Unseen until the script, and gone by themselves without it.
-        laid_down = await self._bytes.write(tenant, made.number, weights, about)
+        laid_down = await self._bytes.write(tenant, made.number, stored, about)
         record = asdict(made) | laid_down
         chunks = keys.chunks(laid_down["mark"], laid_down["num_chunks"])
         fixed = [keys.state, keys.generations, keys.running, keys.consolidations, keys.rehearsal, keys.forgotten]

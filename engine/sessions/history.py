@@ -6,7 +6,7 @@ Knows no lease: what is read here is immutable once committed, so a reader never
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.core import Turn
 from engine.errors import Conflict, CorruptMemory, NotFound
@@ -14,6 +14,7 @@ from engine.sessions.commits import digest_key
 from engine.sessions.connection import Connection, Value
 from engine.sessions.keys import SessionKeys
 from engine.sessions.records import Version, read_turn, read_versions
+from engine.sessions.sealing import Seal
 from engine.sessions.staging import digest_memory
 
 # A reader that keeps losing its version to pruning looks again this often before it is called damage.
@@ -25,10 +26,11 @@ class History:
 
     Args:
         connection: to the store.
+        seal: taken off what is loaded.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, seal: Seal) -> None:
+        self._connection, self._seal = connection, seal
 
     async def versions(self, tenant: str, session_id: str) -> list[Version]:
         """Retained versions, newest first."""
@@ -38,6 +40,8 @@ class History:
     async def load(self, tenant: str, session_id: str, version: int | None) -> tuple[Version | None, bytes | None]:
         """A version's record and its bytes; None and None for version 0. See `SessionStore.load_memory`."""
         keys = SessionKeys(tenant, session_id)
+        record: Version | None = None
+        versions: dict[int, Version] = {}
         for _ in range(_LOAD_ATTEMPTS):
             head_version, versions = await self._versions(keys)
             wanted = head_version if version is None else version
@@ -58,9 +62,10 @@ class History:
             if None not in chunks:
                 memory = b"".join(chunks)
                 if digest_memory(memory) != record.digest:
-                    raise CorruptMemory("the stored memory is not what was committed; roll back to another")
-                return record, memory
-        raise CorruptMemory("parts of the stored memory are missing; roll back to an earlier version")
+                    raise _damaged("is not what was committed", record, versions)
+                return record, self._seal.open(memory, tenant, session_id, record.version)
+        # A head that was pruned at each look would be a store's bug, not a session's.
+        raise _damaged("has lost a part", record, versions)
 
     async def turns(self, tenant: str, session_id: str, limit: int, after: str | None) -> tuple[list[Turn], bool]:
         """A page of the transcript. See `SessionStore.turns`."""
@@ -97,12 +102,9 @@ class History:
         """The turn a key was used for. See `SessionStore.stored_turn`."""
         keys = SessionKeys(tenant, session_id)
         digest = digest_key(idempotency_key)
-        record, expiry_ms, clock = await self._connection.batch(
-            [["HGET", keys.idempotency, digest], ["ZSCORE", keys.idempotency_expiry, digest], ["TIME"]]
-        )
-        seconds, microseconds = clock
-        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        if record is None or expiry_ms is None or float(expiry_ms) <= now_ms:
+        # The store's clock decides, not this machine's.
+        record = await self._connection.run("use_of_key", [keys.idempotency, keys.idempotency_expiry], [digest])
+        if record is None:
             return None
         used = json.loads(record)
         if used["request_digest"] != request_digest:
@@ -132,6 +134,18 @@ class History:
         if head_version is None:
             raise _no_session(keys.session_id)
         return int(head_version), read_versions(versions)
+
+
+def _damaged(how: str, record: Version | None, versions: Mapping[int, Version]) -> CorruptMemory:
+    """What the reader of a damaged memory is told: which one, and the newest before it."""
+    if record is None:
+        return CorruptMemory(f"the session's memory {how}; roll back to an earlier version")
+    earlier = max((version for version in versions if version < record.version), default=0)
+    read = "" if earlier else ", which has read nothing"
+    return CorruptMemory(
+        f"version {record.version} of the session's memory {how}: roll back to version {earlier}{read}, "
+        "or to another one that is kept"
+    )
 
 
 def _no_session(session_id: str) -> NotFound:

@@ -67,11 +67,12 @@ class Residency(Generic[MemoryT]):
 
 @dataclass(frozen=True)
 class _Resident(Generic[MemoryT]):
-    head: tuple[str, int]
+    head: tuple[str, str, int]
     memory: MemoryT
     size_bytes: int
 
 
-def _head(session: Session) -> tuple[str, int]:
-    # The version alone is not enough: a session deleted and made anew under its id counts from zero again.
-    return session.created_at, session.version
+def _head(session: Session) -> tuple[str, str, int]:
+    # The version alone is not enough: a session deleted and made anew under its id counts from zero again, and a store
+    # that lost its last writes, as a failover may, gives their numbers to others.
+    return session.created_at, session.updated_at, session.version

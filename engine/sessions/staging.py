@@ -13,6 +13,7 @@ from engine.errors import StoreUnavailable
 from engine.sessions.connection import Connection, Value, script_command
 from engine.sessions.keys import SessionKeys
 from engine.sessions.records import Head, Lease, Version, read_head, read_versions
+from engine.sessions.sealing import Seal
 
 # One large value holds up every other client while it is written; small ones let them in between.
 _WHOLE_BYTES = 512 * 1024
@@ -25,7 +26,7 @@ _STAGED_LEASES = 4
 
 @dataclass(frozen=True)
 class Staged:
-    """A memory that was laid down: its mark, its chunks' keys and the digest of its bytes."""
+    """A memory that was laid down: its mark, its chunks' keys and the digest of its bytes as they are stored."""
 
     mark: str
     chunks: list[str]
@@ -48,10 +49,11 @@ class Staging:
     Args:
         connection: to the store.
         lease_ttl_s: seconds a lease lives.
+        seal: put on what is laid down.
     """
 
-    def __init__(self, connection: Connection, lease_ttl_s: float) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, lease_ttl_s: float, seal: Seal) -> None:
+        self._connection, self._seal = connection, seal
         self.ttl_ms = round(max(_STAGED_TTL_S, _STAGED_LEASES * lease_ttl_s) * 1000)
 
     async def lay_down(self, keys: SessionKeys, lease: Lease, version: int, memory: bytes) -> tuple[Staged, Found]:
@@ -74,14 +76,15 @@ class Staging:
 
     def chunks_of(self, keys: SessionKeys, version: int, memory: bytes) -> tuple[Staged, list[list[Value]]]:
         """A memory in chunks, and the commands that write them for a while."""
-        pieces = _split(memory)
+        stored = self._seal.close(memory, keys.tenant, keys.session_id, version)
+        pieces = _split(stored)
         # A mark of its own for every attempt: a repeat must not touch chunks that are already committed.
         mark = f"{version}.{secrets.token_hex(8)}"
         chunks = keys.chunks(mark, len(pieces))
         commands: list[list[Value]] = [
             ["SET", chunk, piece, "PX", self.ttl_ms] for chunk, piece in zip(chunks, pieces, strict=True)
         ]
-        return Staged(mark, chunks, digest_memory(memory)), commands
+        return Staged(mark, chunks, digest_memory(stored)), commands
 
     async def take_up(self, keys: SessionKeys, staged: Staged) -> None:
         """Removes what was laid down, unless it was committed after all."""

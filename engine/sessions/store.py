@@ -34,6 +34,7 @@ from engine.sessions.records import (
     read_versions,
     write_session,
 )
+from engine.sessions.sealing import seal_of
 from engine.sessions.shelf import Shelf
 from engine.sessions.staging import Staging
 
@@ -47,7 +48,7 @@ class SessionStore:
 
     Args:
         connection: to the store.
-        settings: times to live and how many versions are kept.
+        settings: times to live, how many versions are kept, their key; InvalidRequest where it cannot be used.
 
     Attributes:
         generations: what the sessions of a tenant share.
@@ -57,14 +58,14 @@ class SessionStore:
     def __init__(self, connection: Connection, settings: StoreSettings) -> None:
         self._connection = connection
         self._leases = Leases(connection, settings.lease_ttl_s)
-        staging = Staging(connection, settings.lease_ttl_s)
+        seal = seal_of(settings)
+        staging = Staging(connection, settings.lease_ttl_s, seal)
         self._committer = Committer(connection, staging, settings)
         self._adopter = Adopter(connection, staging)
-        self._history = History(connection)
+        self._history = History(connection, seal)
         self.line = ConsolidationQueue(connection)
-        self.generations = GenerationStore(
-            connection, Shelf(settings.generations_url) if settings.generations_url else None
-        )
+        shelf = Shelf(settings.generations_url) if settings.generations_url else None
+        self.generations = GenerationStore(connection, seal, shelf)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:

@@ -19,6 +19,9 @@ from engine.training.talk import Talk
 
 REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT, TEXT_WEIGHT = 1.0, 3.0, 0.25, 0.4, 0.4
 
+# Many an answer is a value from its first word on; not to know weighs little less, or a guess would pay.
+UNKNOWN_WEIGHT = 2.0
+
 # Facts of open relations among all facts of training.
 OPEN_SHARE = 0.35
 
@@ -139,7 +142,7 @@ class DialogueData:
             yield [END], 0.0, False
             return
         yield [ASSISTANT], 0.0, False
-        weight = TALK_WEIGHT if line.is_talk else REPLY_WEIGHT
+        weight = TALK_WEIGHT if line.is_talk else UNKNOWN_WEIGHT if line.is_unknown else REPLY_WEIGHT
         ids = encode(line.reply)
         begin, end = _span(ids, encode(line.value) if line.value else [])
         yield ids[:begin], weight, False

@@ -21,12 +21,15 @@ ASIDE_CHARACTERS = 80
 
 # Questions about what was never told, among all questions; and how fast told facts make room for others: a dialogue
 # draws one of these, so some facts are asked for a long time.
-UNKNOWN_SHARE = 0.2
+UNKNOWN_SHARE = 0.25
 DROPPED_SHARES = (0.02, 0.15)
 
 # Of questions about what was never told, those that resemble something told, and how many draws a resemblance is
 # worth; of changes, those that are told like anything new; of facts about people, those about one spoken of before.
-NEAR_SHARE, NEAR_DRAWS, RETOLD_SHARE, AGAIN_SHARE = 0.5, 12, 0.4, 0.35
+NEAR_SHARE, NEAR_DRAWS, RETOLD_SHARE, AGAIN_SHARE = 0.6, 12, 0.4, 0.35
+
+# Turns after which the user wants to know what could be asked about them: those that told something, and others.
+NEWS_TO_ASK_SHARE, TO_ASK_SHARE = 0.25, 0.03
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Line:
-    """One turn of a generated dialogue; `value` is what a right answer contains (answers only)."""
+    """One turn of a generated dialogue; `value` is what a right answer contains (answers only).
+
+    `is_unknown`: the reply says that this was never told.
+    """
 
     message: str
     reply: str | None
     value: str | None = None
     is_talk: bool = False
+    is_unknown: bool = False
 
 
 @dataclass
@@ -75,7 +82,7 @@ class Fact:
 
 @dataclass
 class Dialogue:
-    """Writes one dialogue, turn by turn.
+    """Writes one dialogue, turn by turn: `facts` are those it may ask for, `news` those that the last turn told.
 
     `held_out` takes values from evaluation's side; `held_out_phrases` and `held_out_relations` do so for wordings
     and relations. `open_share` of the facts are of open relations; `dressed` varies what is around the sentences.
@@ -89,6 +96,7 @@ class Dialogue:
     open_share: float = 0.0
     dressed: bool = False
     facts: list[Fact] = field(default_factory=list)
+    news: list[Fact] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.relations = [r for r in load_relations() if r.held_out == self.held_out_relations]
@@ -105,6 +113,7 @@ class Dialogue:
         echo = rng.choice((0.3, 0.8, 1.0))
         dropped = rng.choice(DROPPED_SHARES)
         while True:
+            self.news = []
             roll = rng.random()
             if roll < talk:
                 for message, reply in self.talk.run(rng, rng.randint(1, 3)):
@@ -119,6 +128,8 @@ class Dialogue:
                 yield self.change(echo)
             else:
                 yield self.ask(rng.choice(self.facts))
+            if rng.random() < (NEWS_TO_ASK_SHARE if self.news else TO_ASK_SHARE):
+                yield self.to_ask()
             if len(self.facts) >= most and rng.random() < dropped:
                 self.facts.pop(0)
 
@@ -146,6 +157,7 @@ class Dialogue:
         if self.rng.random() < 0.15:
             facts.append(self.new_fact())
             self.facts.append(facts[1])
+        self.news = facts
         self.ever_told |= {(fact.relation.topic, fact.entity) for fact in facts}
         told = [fact.fill(self.rng.choice(self._wordings(fact.relation, "tell"))) for fact in facts]
         return Line(self._dress(self._join(told, facts), "tell", facts), self._acknowledge(facts[-1], echo))
@@ -154,6 +166,7 @@ class Dialogue:
         """A told fact's new value."""
         fact = self.rng.choice(self.facts)
         fact.value = self._value(fact.relation)
+        self.news = [fact]
         retold = self.rng.random() < RETOLD_SHARE
         wordings = self._wordings(fact.relation, "tell") if retold else fact.relation.change
         said = fact.fill(self.rng.choice(wordings))
@@ -171,7 +184,15 @@ class Dialogue:
         if self.rng.random() < NEAR_SHARE:
             drawn = [fact, *(self._untold() for _ in range(NEAR_DRAWS))]
             fact = max(drawn, key=self._nearness)
-        return Line(self._question(fact), self._unknown(fact))
+        return Line(self._question(fact), self._unknown(fact), is_unknown=True)
+
+    def to_ask(self) -> Line:
+        """What could be asked about the turn before, and a question that what it told answers."""
+        message = self.rng.choice(self.phrases.to_ask)
+        if not self.news:
+            return Line(message, self.rng.choice(self.phrases.nothing_to_ask))
+        fact = self.rng.choice(self.news)
+        return Line(message, fact.fill(self.rng.choice(self._wordings(fact.relation, "ask"))))
 
     def _untold(self) -> Fact:
         fact = self.new_fact()

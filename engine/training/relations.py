@@ -56,6 +56,8 @@ class SmallTalk:
     unknown_about: tuple[str, ...]
     generic_ack: tuple[str, ...]
     generic_answer: tuple[str, ...]
+    to_ask: tuple[str, ...]
+    nothing_to_ask: tuple[str, ...]
 
 
 @cache
@@ -98,7 +100,7 @@ def load_small_talk() -> SmallTalk:
         for data in every
         for thread in data.get("thread", ())
     ]
-    phrases = ("unknown", "unknown_about", "generic_ack", "generic_answer")
+    phrases = ("unknown", "unknown_about", "generic_ack", "generic_answer", "to_ask", "nothing_to_ask")
     lists = {key: tuple(phrase for data in every for phrase in data.get(key, ())) for key in phrases}
     return SmallTalk(tuple(pairs), tuple(threads), **lists)
 

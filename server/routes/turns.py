@@ -11,9 +11,10 @@ from fastapi.responses import Response
 from engine import Turn
 from server.auth import Caller
 from server.delivery import turn_events
-from server.schemas import IdempotencyKey, SessionId, TurnCreate, turn_event
+from server.schemas import IdempotencyKey, SessionId, TurnCreate
 from server.service import Serving
 from server.streaming import CLIENT_CLOSED_REQUEST, TurnStream, whole_turn
+from server.wording import TurnWording
 
 router = APIRouter(prefix="/v1/sessions", tags=["turns"])
 
@@ -35,6 +36,6 @@ async def create_turn(
     turn_request = body.to_request(service.settings.engine.max_new_tokens, idempotency_key)
     events = turn_events(service.engine.turn(caller.tenant, session_id, turn_request))
     if body.stream:
-        return TurnStream(service, events, lambda event: [turn_event(event)], lambda error: {"type": "error", **error})
-    turn = await whole_turn(service, request.receive, events)
-    return Response(status_code=CLIENT_CLOSED_REQUEST) if turn is None else turn
+        return TurnStream(service, events, TurnWording())
+    whole = await whole_turn(service, request.receive, events)
+    return Response(status_code=CLIENT_CLOSED_REQUEST) if whole is None else whole.turn

@@ -211,3 +211,30 @@ async def test_deleting_all_of_them_leaves_nothing(redis_url: str) -> None:
     client = Redis.from_url(redis_url)
     assert await client.keys("*") == []
     await client.aclose()
+
+
+async def test_the_last_turn_can_be_undone_and_no_other(redis_url: str) -> None:
+    async with opened(redis_url) as engine:
+        await engine.create_session(TENANT, "s", {}, False)
+        memories, turns = [bits(await stored_memory(engine, "s"))], []
+        for message in MESSAGES:
+            turns.append(await say(engine, "s", message))
+            memories.append(bits(await stored_memory(engine, "s")))
+        before = await everything(redis_url)
+        with pytest.raises(Conflict, match="last turn"):
+            await engine.undo_turn(TENANT, "s", turns[0].id)
+        for session_id, turn_id, tenant in (
+            ("s", "turn-x", TENANT),
+            ("t", turns[2].id, TENANT),
+            ("s", turns[2].id, "o"),
+        ):
+            with pytest.raises(NotFound):
+                await engine.undo_turn(tenant, session_id, turn_id)
+        after = await everything(redis_url)
+        assert {key for key in after if before.get(key) != after[key]} <= {k for k in before if k.endswith(b":head")}
+        for turn in reversed(turns):
+            session = await engine.undo_turn(TENANT, "s", turn.id)
+            assert session.num_turns == turn.index
+            assert bits(await stored_memory(engine, "s")) == memories[turn.index]
+            with pytest.raises(NotFound):
+                await engine.read_turn(TENANT, "s", turn.id)

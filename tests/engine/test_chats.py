@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from engine.core import Said, Turn, TurnCompleted, TurnCreated, TurnRequest
 from engine.engine import Engine
-from engine.errors import Conflict, Draining, InvalidRequest, TooLarge
+from engine.errors import Conflict, Draining, InvalidRequest, NotFound, TooLarge
 from tests.engines import TENANT, bits, everything, opened, say, stored_memory
 
 FIXED: dict[str, Any] = {"temperature": 0.0, "max_tokens": 4}
@@ -25,9 +25,15 @@ async def empty_store(redis_url: str) -> None:
     await client.aclose()
 
 
-async def chat(engine: Engine, messages: list[Said], session_id: str | None = "s", **request: Any) -> Turn:
+async def chat(
+    engine: Engine,
+    messages: list[Said],
+    session_id: str | None = "s",
+    follows: str | None = None,
+    **request: Any,
+) -> Turn:
     asked = TurnRequest("", **{**FIXED, **request})
-    async with contextlib.aclosing(engine.chat(TENANT, session_id, messages, asked)) as events:
+    async with contextlib.aclosing(engine.chat(TENANT, session_id, messages, asked, follows)) as events:
         async for event in events:
             if isinstance(event, TurnCompleted):
                 return event.turn
@@ -170,3 +176,33 @@ async def test_a_deadline_counts_from_when_it_was_asked(redis_url: str) -> None:
         begun = time.monotonic()
         turn = await chat(engine, [Said("user", "Hello.")], timeout_s=30.0)
         assert turn.timing.total_ms / 1000 <= time.monotonic() - begun
+
+
+async def test_what_follows_a_turn_is_new_whoever_said_it(redis_url: str) -> None:
+    async with opened(redis_url) as engine:
+        messages = await talk(engine, 3)
+        turns, _ = await engine.turns(TENANT, "s", 9, None)
+        last = await chat(engine, [Said("user", "Go on.")], follows=turns[2].id)
+        assert (last.index, last.memory.version) == (3, 4)
+        # The same as with the whole conversation, and once more the same: what came after the turn is undone first.
+        again = await chat(engine, [*messages, Said("user", "Go on.")])
+        for told in (last, await chat(engine, [Said("user", "Go on.")], follows=turns[2].id)):
+            assert (told.reply, told.memory.levels) == (again.reply, again.memory.levels)
+        others = [Said("assistant", "As I said."), Said("user", "Number 1.")]
+        turn = await chat(engine, others, follows=turns[0].id)
+        assert (turn.index, turn.usage.prompt_tokens > turns[1].usage.prompt_tokens) == (1, True)
+        transcript, _ = await engine.turns(TENANT, "s", 9, None)
+        assert [one.id for one in transcript] == [turns[0].id, turn.id]
+
+
+async def test_a_turn_that_is_not_there_cannot_be_followed(redis_url: str) -> None:
+    async with opened(redis_url) as engine:
+        await talk(engine, 10)
+        turns, _ = await engine.turns(TENANT, "s", 10, None)
+        before = await everything(redis_url)
+        for session_id, turn_id in (("s", "turn-none"), ("none", turns[0].id)):
+            with pytest.raises(NotFound):
+                await chat(engine, [Said("user", "Go on.")], session_id, follows=turn_id)
+        with pytest.raises(Conflict, match="are kept"):
+            await chat(engine, [Said("user", "Go on.")], follows=turns[0].id)
+        assert await everything(redis_url) == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import engine as engine_module
+from engine import health as health_module
 from engine.config import EngineSettings, StoreSettings
 from engine.core import TurnCompleted, TurnCreated, TurnEvent, TurnRequest, TurnToken
 from engine.engine import Engine
@@ -261,7 +261,7 @@ async def test_health_of_an_engine_that_is_well_then_drains(redis_url: str, monk
         health = await engine.health()
         assert (health.alive, health.ready, health.reason) == (True, True, None)
         assert await engine.health() is health, "a probe a second is enough for the store"
-        monkeypatch.setattr(engine_module, "HEALTH_TTL_S", 0.0)
+        monkeypatch.setattr(health_module, "HEALTH_TTL_S", 0.0)
         engine.begin_drain()
         health = await engine.health()
         assert (health.alive, health.ready, health.reason) == (True, False, "draining")

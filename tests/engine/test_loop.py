@@ -49,6 +49,27 @@ def _equal(found: Memory, expected: Memory) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_who_asks_is_told_how_likely_each_token_was_alone_and_among_others() -> None:
+    told = []
+    for num_others in (0, 3):
+        loop, _ = make_loop()
+        with started(loop):
+            asked = Asked(loop, top_logprobs=2)
+            others = [Asked(loop, message="Another message.") for _ in range(num_others)]
+            signals = [asked.heard()]
+            while isinstance(signals[-1], Spoken):
+                signals.append(asked.heard())
+            assert all(isinstance(other.end(), Finished) for other in others)
+        told.append([token for signal in signals if isinstance(signal, Spoken) for token in signal.logprobs])
+        end = signals[-1]
+        assert isinstance(end, Finished)
+        assert b"".join(token.data or b"" for token in told[-1]).decode(errors="replace") == end.reply
+    alone, together = told
+    assert [token.text for token in alone] == [token.text for token in together]
+    assert [token.logprob for token in alone] == pytest.approx([token.logprob for token in together], abs=1e-3)
+    assert all(len(token.top) == 2 and token.logprob == token.top[0].logprob for token in alone)
+
+
 def test_a_turn_that_learns_nothing_gives_no_memory() -> None:
     loop, recorder = make_loop(learn_every_tokens=8)
     with started(loop):

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sampler import Choice, Speech, sample
+from engine.logprobs import SaidToken
+from engine.sampler import END_TEXT, Choice, Odds, Speech, odds, sample
 from engine.tokenizer import END, NUM_SPECIAL
 from tests.tiny import tiny_tokenizer
 
@@ -86,6 +87,33 @@ def test_law_2_a_row_draws_the_same_alone_as_among_others() -> None:
         assert drawn == [sample(logits[row : row + 1], [choice])[0] for row, choice in enumerate(alone)]
 
 
+@pytest.mark.parametrize("num_top", [0, 1, 5, VOCABULARY])
+def test_odds_are_the_models_own_whatever_the_temperature(num_top: int) -> None:
+    logits = _logits(3)
+    logits[:, 0] = 30.0  # never said, so it takes no part
+    allowed = [END, *range(NUM_SPECIAL, VOCABULARY)]
+    expected = torch.log_softmax(logits[:, allowed], -1)
+    choices = [_choice(0.0), _choice(2.0, 0.1), _choice(1.0)]
+    choices = [Choice(one.temperature, one.top_p, one.generator, num_top) for one in choices]
+    tokens = sample(logits, choices)
+    for row, found in enumerate(odds(logits, tokens, choices)):
+        assert found is not None
+        assert found.logprob == pytest.approx(float(expected[row, allowed.index(tokens[row])]), abs=1e-5)
+        assert len(found.top) == min(num_top, len(allowed))
+        best = sorted(expected[row].tolist(), reverse=True)[:num_top]
+        assert [logprob for _, logprob in found.top] == pytest.approx(best, abs=1e-5)
+        assert all(expected[row, allowed.index(token)] == pytest.approx(value) for token, value in found.top)
+
+
+def test_only_who_asks_is_told_odds_and_the_same_as_alone() -> None:
+    logits = _logits(4)
+    choices = [Choice(1.0, 1.0, torch.Generator(), num_top) for num_top in (None, 2, None, 0)]
+    found = odds(logits, [10, 11, 12, 13], choices)
+    assert [one is None for one in found] == [True, False, True, False]
+    assert [found[1]] == odds(logits[1:2], [11], choices[1:2])
+    assert odds(logits, [10], choices[:1]) == [None]
+
+
 def _speak(text: str, *stop: str) -> tuple[Speech, list[str]]:
     """A reply said token by token until it stops."""
     tokenizer = tiny_tokenizer()
@@ -136,3 +164,62 @@ def test_without_stop_strings_text_is_shown_at_once() -> None:
 def test_an_empty_stop_string_stops_nothing() -> None:
     speech, pieces = _speak("abc", "")
     assert ("".join(pieces), speech.stopped) == ("abc", False)
+
+
+def _told(
+    tokens: list[int], stop: tuple[str, ...], *, end: bool = True
+) -> tuple[Speech, list[tuple[str, list[SaidToken]]]]:
+    """Says these tokens with odds; each piece of text with the tokens that come with it."""
+    speech, pieces = Speech(tiny_tokenizer().stream(), stop), []
+    for token in tokens:
+        text = speech.push(token, Odds(-1.0, ((token, -1.0), (END, -2.0))))
+        pieces.append((text, list(speech.shown_tokens())))
+        if speech.stopped:
+            break
+    text = speech.finish()
+    return speech, [*pieces, (text, list(speech.shown_tokens()))]
+
+
+@given(text=_TEXT, stop=st.lists(st.text(alphabet="ab é👍", min_size=1, max_size=4), max_size=3))
+def test_the_tokens_told_are_those_whose_text_is_in_the_reply(text: str, stop: list[str]) -> None:
+    speech, pieces = _told(tiny_tokenizer().encode(text), tuple(stop))
+    told = b"".join(token.data or b"" for _, tokens in pieces for token in tokens)
+    reply = speech.text.encode()
+    assert told.startswith(reply)
+    # More than the reply only where a stop string cut its last token in two.
+    tokens = [token for _, tokens in pieces for token in tokens]
+    if told != reply:
+        assert speech.stopped
+        assert len(told) - len(reply) < len(tokens[-1].data or b"")
+    # They come with the text that they begin.
+    shown, begun = "", 0
+    for piece, tokens in pieces:
+        shown += piece
+        assert not tokens or piece
+        for token in tokens:
+            assert begun < len(shown.encode()) or not token.data
+            begun += len(token.data or b"")
+
+
+@given(
+    data=st.lists(st.integers(NUM_SPECIAL, NUM_SPECIAL + 255), max_size=12), stop=st.sampled_from(["", "a", "�", "é"])
+)
+def test_of_bytes_that_are_no_text_the_tokens_are_told_as_well(data: list[int], stop: str) -> None:
+    speech, pieces = _told(data, (stop,))
+    # One token is one byte: each that is told has given the reply a character, or a part of one.
+    told = b"".join(token.data or b"" for _, tokens in pieces for token in tokens)
+    assert told.decode("utf-8", errors="replace") == speech.text
+    assert speech.stopped or speech.text == tiny_tokenizer().decode(data)
+
+
+def test_candidates_read_as_they_would_stand_there() -> None:
+    tokenizer = tiny_tokenizer()
+    space, letter = tokenizer.encode("x")
+    part = tokenizer.encode("👍")[-1]
+    _, pieces = _told([space, letter, part], ())
+    # The space that every text begins with is no part of a reply, nor of what could be there in its place.
+    (first, second), (third,) = pieces[1][1], pieces[2][1]
+    assert (first.text, first.data, first.top[0].text) == ("", b"", "")
+    assert (second.text, second.data) == ("x", b"x")
+    assert (second.top[1].text, second.top[1].data) == (END_TEXT, None)
+    assert (third.text, third.data) == ("�", "👍".encode()[-1:])

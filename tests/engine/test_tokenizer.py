@@ -112,3 +112,21 @@ def test_training_again_gives_the_same_tokenizer(tmp_path: Path) -> None:
     for name in ("one", "two"):
         Tokenizer.train(SENTENCES, NUM_SPECIAL + 280).save(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_stream_knows_what_a_token_would_add() -> None:
+    tokenizer = tiny_tokenizer()
+    thumb = tokenizer.encode("👍")
+    stream = tokenizer.stream()
+    assert stream.bytes_of(END) == b""
+    # The space before a text is no part of it; before a later word it is.
+    space = tokenizer.encode("x")[0]
+    assert stream.bytes_of(space) == b""
+    assert not stream.broken_by(thumb[-1])
+    for token in thumb[:-1]:
+        stream.push(token)
+    assert stream.bytes_of(space) == b" "
+    assert stream.broken_by(space)
+    assert not stream.broken_by(thumb[-1])
+    stream.push(thumb[-1])
+    assert not stream.broken_by(space)

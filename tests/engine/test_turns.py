@@ -18,6 +18,7 @@ from engine.engine import Engine
 from engine.errors import Conflict, DeadlineExceeded, NotFound
 from engine.sessions import keys
 from engine.tokenizer import END
+from engine.turns import digest_of
 from tests.engine.loops import FOREVER, tireless
 from tests.engines import TENANT, Recorder, loaded, opened, say
 from tests.tiny import tiny_tokenizer
@@ -286,3 +287,8 @@ async def test_law_7_who_leaves_after_the_commit_is_not_told_that_nothing_was_le
             await asyncio.wait({observer.task})
             assert (await engine.session(TENANT, session_id)).version == 1
     assert observer.outcomes == ["completed"] * 12
+
+
+def test_keys_used_before_a_field_was_offered_stay_good() -> None:
+    digest = "e4aaec15538cf2555476b2c320a085b8d7db9fb7e1b8e0c469c5866c46500e91"
+    assert digest_of(TurnRequest("a")) == digest != digest_of(TurnRequest("a", top_logprobs=0))

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from engine.core import Turn, TurnCompleted, TurnEvent, TurnRequest, TurnToken
+from engine.core import Session, Turn, TurnCompleted, TurnEvent, TurnRequest, TurnToken
 from engine.engine import Engine
 from engine.errors import Conflict, LeaseLost
 from engine.model.hope import Hope
 from engine.sessions.keys import SessionKeys
+from engine.sessions.records import Commit, Lease
 from engine.tokenizer import Tokenizer
 from tests.engines import TENANT, Recorder, bits, everything, loaded, opened, say, stored_memory
 
@@ -143,6 +144,28 @@ async def test_law_10_what_a_replica_has_kept_is_used_only_as_the_head(redis_url
         assert [turn.message for turn in turns] == [message for message, _ in script]
         with pytest.raises(Conflict):
             await say(engine, moved, ASKED, if_version=len(script) - 1)
+
+
+async def test_law_10_a_memory_is_not_kept_as_anothers_version_when_the_commits_answer_is_late(
+    redis_url: str,
+) -> None:
+    here = Recorder()
+    async with opened(redis_url, observer=here) as engine, opened(redis_url) as other:
+        session_id = "late"
+        await engine.create_session(TENANT, session_id, {}, False)
+        commit = engine.store.commit
+
+        async def answered_late(lease: Lease, expected_version: int, made: Commit) -> Session:
+            await commit(lease, expected_version, made)
+            await engine.store.release(lease)  # as if it had run out
+            await say(other, session_id, OTHER, max_tokens=1)
+            return await commit(lease, expected_version, made)  # what a lost answer makes the committer do
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine.store, "commit", answered_late)
+            await say(engine, session_id, FIRST, max_tokens=1)
+        assert (await say(engine, session_id, FIRST, max_tokens=1)).memory.version == 3
+    assert [source for operation, source in here.transfers if operation == "load"] == ["redis", "redis"]
 
 
 async def test_law_10_replicas_that_race_take_turns(redis_url: str) -> None:

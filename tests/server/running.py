@@ -41,8 +41,12 @@ class Running:
 
     def socket(self, session_id: str, **options: Any) -> connect:
         """A websocket to one session, used as `async with`."""
+        return self.connected(f"/v1/sessions/{session_id}/stream", **options)
+
+    def connected(self, path: str, **options: Any) -> connect:
+        """A websocket, used as `async with`."""
         options = {"subprotocols": ["hope.v1"], "compression": None, "max_queue": None, **options}
-        return connect(f"ws://127.0.0.1:{self.port}/v1/sessions/{session_id}/stream", **options)
+        return connect(f"ws://127.0.0.1:{self.port}{path}", **options)
 
     async def new_session(self, session_id: str, **headers: str) -> dict[str, Any]:
         answer = await self.http.post("/v1/sessions", json={"id": session_id}, headers=headers)
@@ -53,11 +57,11 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    engine: Engine, settings: Settings, metrics: Metrics, send_buffer_bytes: int | None = None
+    engine: Engine, settings: Settings, metrics: Metrics, send_buffer_bytes: int | None = None, port: int = 0
 ) -> AsyncIterator[Running]:
-    """Serve until the block ends."""
+    """Serve until the block ends, on a free port where none is given."""
     app = create_app(engine, settings, metrics)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     if send_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     config = uvicorn.Config(
@@ -103,6 +107,6 @@ def slow_socket(port: int) -> socket.socket:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that must become true soon."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the condition is somebody else's and sets no event
             await asyncio.sleep(0.01)

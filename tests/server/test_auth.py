@@ -87,12 +87,12 @@ async def test_every_route_but_the_probes_asks_for_a_key(locked: Running) -> Non
     app = create_app(locked.engine, locked.service.settings, locked.service.metrics)
     routes = list(every_route(app.routes))
     assert ("POST", "/v1/sessions/{session_id}/turns") in routes
-    assert ("WS", "/v1/sessions/{session_id}/stream") in routes
+    assert {("WS", "/v1/sessions/{session_id}/stream"), ("WS", "/v1/responses")} < set(routes)
     for method, path in routes:
         path = path.replace("{session_id}", "s").replace("{generation}", "0")
         for headers in ({}, bearer("wrong-key")):
             if method == "WS":
-                async with locked.socket("s", additional_headers=headers) as connection:
+                async with locked.connected(path, additional_headers=headers) as connection:
                     assert (await receive(connection))["error"]["code"] == "unauthorized"
                     with pytest.raises(ConnectionClosed):
                         await connection.recv()

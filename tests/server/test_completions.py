@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 NEUTRAL: dict[str, Any] = {
     "tools": [], "tool_choice": "none", "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
-    "logprobs": False, "response_format": {"type": "text"}, "user": "u", "store": True, "parallel_tool_calls": False,
+    "logprobs": False, "top_logprobs": 0,
+    "response_format": {"type": "text"}, "user": "u", "store": True, "parallel_tool_calls": False,
     "service_tier": "auto", "reasoning_effort": "low", "stop": None, "seed": None, "modalities": ["text"],
 }  # fmt: skip
 
@@ -28,7 +29,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"n": 2}, "unsupported", "n"),
     ({"n": True}, "unsupported", "n"),
     ({"presence_penalty": 0.5}, "unsupported", "presence_penalty"),
-    ({"logprobs": True}, "unsupported", "logprobs"),
+    ({"logprobs": 1}, "invalid_request", "logprobs"),
+    ({"logprobs": True, "top_logprobs": 6}, "invalid_request", "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": -1}, "invalid_request", "top_logprobs"),
+    ({"top_logprobs": 2}, "invalid_request", "top_logprobs"),
     ({"response_format": {"type": "json_object"}}, "unsupported", "response_format"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "unsupported", "messages.0"),
     (

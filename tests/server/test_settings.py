@@ -72,8 +72,8 @@ def test_keys_from_a_file_and_inline_keys_win_over_it(tmp_path: Path) -> None:
         ("HOPE_WORKER", "maybe", "HOPE_WORKER: must be true or false"),
         (
             "HOPE_REDIS_URL",
-            "localhost:6379",
-            "HOPE_REDIS_URL: must start with redis://, rediss:// or unix://",
+            "redis+sentinel://:secret@watcher",
+            "HOPE_REDIS_URL: name the service that the Sentinels watch over: redis+sentinel://host:26379/service",
         ),
         ("HOPE_HOST", "", "HOPE_HOST: may not be empty"),
         ("HOPE_LOG_LEVEL", "loud", "HOPE_LOG_LEVEL: must be debug, info, warning or error"),

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from hope_client.client import Conversation, HopeClient, HopeRequestError
+from hope_client.blocking import Conversation, HopeClient
+from hope_client.contract import Memory, Session, Turn, TurnEvent, TurnOptions
+from hope_client.errors import Draining, HopeRequestError, NotFound, Unreachable
 
 DESCRIPTION = """\
 Talk to a Hope server. What you tell it is learned by the session's own weights and kept when you leave: come back
@@ -61,7 +62,7 @@ class Chat:
         options: fields of every turn.
     """
 
-    def __init__(self, interactive: bool, colour: bool, options: dict[str, Any]) -> None:
+    def __init__(self, interactive: bool, colour: bool, options: TurnOptions) -> None:
         self._interactive = interactive
         self._colour = colour
         self._options = options
@@ -69,13 +70,13 @@ class Chat:
     def run(self, client: HopeClient, session_id: str | None) -> None:
         """Talk until /quit or the end of the input; /new goes on in another session."""
         lines = _typed_lines() if self._interactive else _piped_lines()
-        session = _find_or_create(client, session_id)
+        session: Session | None = _find_or_create(client, session_id)
         while session is not None:
-            with client.open(session["id"]) as conversation:
+            with client.stream(session) as conversation:
                 self._note(f"session {session['id']} · version {session['version']} · /memory /new /quit")
                 session = self._talk(client, conversation, lines)
 
-    def _talk(self, client: HopeClient, conversation: Conversation, lines: Iterator[str]) -> dict[str, Any] | None:
+    def _talk(self, client: HopeClient, conversation: Conversation, lines: Iterator[str]) -> Session | None:
         """One session's part of the conversation; the session to go on with, or None at the end."""
         for line in lines:
             match line.strip():
@@ -86,7 +87,7 @@ class Chat:
                 case "/new":
                     return client.create_session()
                 case "/memory":
-                    self._show_memory(client.memory(conversation.session["id"]))
+                    self._show_memory(client.memory(conversation.session))
                 case command if command.startswith("/") and " " not in command:
                     self._note(f"there is no {command}; there are /memory, /new and /quit")
                 case message:
@@ -105,23 +106,25 @@ class Chat:
                 conversation.cancel()
                 events = conversation.rest()
             except HopeRequestError as error:
-                if error.code in ("closed", "draining", "unreachable"):
+                if isinstance(error, Unreachable | Draining):
                     raise
                 self._note(str(error))
                 return
 
-    def _show(self, event: dict[str, Any]) -> None:
-        match event["type"]:
-            case "turn.token":
-                print(event["text"], end="", flush=True)
-            case "turn.completed":
-                print()
-                self._note(describe(event["turn"]))
-            case "turn.cancelled":
-                print()
-                self._note("stopped; nothing was learned")
+    def _show(self, event: TurnEvent) -> None:
+        if event["type"] == "turn.token":
+            print(event["text"], end="", flush=True)
+        elif event["type"] == "turn.restarted":
+            print()
+            self._note(f"{event['reason']} The reply begins again:")
+        elif event["type"] == "turn.completed":
+            print()
+            self._note(describe(event["turn"]))
+        elif event["type"] == "turn.cancelled":
+            print()
+            self._note("stopped; nothing was learned")
 
-    def _show_memory(self, memory: dict[str, Any]) -> None:
+    def _show_memory(self, memory: Memory) -> None:
         self._note(f"version {memory['version']}, generation {memory['generation']}")
         self._note(f"{'level':<12}{'scope':<9}{'updates':>8}{'KiB':>9}{'norm':>9}{'drift':>8}  clock")
         for level in memory["levels"]:
@@ -135,7 +138,7 @@ class Chat:
         print(f"\033[2m{text}\033[0m" if self._colour else text, flush=True)
 
 
-def describe(turn: dict[str, Any]) -> str:
+def describe(turn: Turn) -> str:
     """One line on what a turn did to memory."""
     memory = turn["memory"]
     learned = f"version {memory['version']}" if memory["learned"] else f"version {memory['version']}, not learned"
@@ -145,14 +148,12 @@ def describe(turn: dict[str, Any]) -> str:
     )
 
 
-def _find_or_create(client: HopeClient, session_id: str | None) -> dict[str, Any] | None:
+def _find_or_create(client: HopeClient, session_id: str | None) -> Session:
     if session_id is None:
         return client.create_session()
     try:
         return client.session(session_id)
-    except HopeRequestError as error:
-        if error.code != "not_found":
-            raise
+    except NotFound:
         return client.create_session(session_id)
 
 
@@ -180,10 +181,15 @@ def _piped_lines() -> Iterator[str]:
         yield line
 
 
-def _options(given: argparse.Namespace) -> dict[str, Any]:
-    named = {"max_tokens": given.max_tokens, "temperature": given.temperature, "seed": given.seed}
-    options = {name: value for name, value in named.items() if value is not None}
-    return {**options, "learn": False} if given.no_learn else options
+def _options(given: argparse.Namespace) -> TurnOptions:
+    options: TurnOptions = {"learn": False} if given.no_learn else {}
+    if given.max_tokens is not None:
+        options["max_tokens"] = given.max_tokens
+    if given.temperature is not None:
+        options["temperature"] = given.temperature
+    if given.seed is not None:
+        options["seed"] = given.seed
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

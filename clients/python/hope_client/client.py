@@ -1,235 +1,268 @@
-"""The client: one HTTP connection for sessions, one websocket for each conversation.
+"""The client: every route of the contract, for programs that await. `hope_client.blocking` has the same for those that
+do not.
 
-Returns what the server sends as plain dictionaries; knows nothing of terminals.
+Returns what the server sends as plain dictionaries, typed in `hope_client.contract`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self, Unpack, cast
 
-import httpx2
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.sync.client import ClientConnection, connect
+from hope_client.contract import (
+    Consolidation,
+    Generation,
+    Memory,
+    Session,
+    SessionDeleted,
+    SetAside,
+    Turn,
+    TurnEvent,
+    TurnOptions,
+    Version,
+)
+from hope_client.conversation import AsyncConversation
+from hope_client.errors import ConnectionLost
+from hope_client.turns import DEFAULT_TIMEOUT_S, RunningTurn, new_key
+from hope_client.wire import Wire, path_of
 
-LAST_EVENTS = ("turn.completed", "turn.cancelled")
+DEFAULT_URL = "http://127.0.0.1:8000"
+MAX_ATTEMPTS = 8
+PAGE_SIZE = 100
+# The server answers a consolidation that is waited for after ten minutes, ended or not.
+CONSOLIDATION_WAIT_S = 600.0
 
 
-class HopeRequestError(Exception):
-    """The server refused; `code` is the contract's word for why.
+class AsyncHopeClient:
+    """A server, as `async with AsyncHopeClient(url) as client:`.
 
-    Args:
-        message: what was wrong and how to mend it, in the server's words.
-        code: for programs.
-        retry_after_s: seconds after which trying again makes sense, where it does.
-    """
-
-    def __init__(self, message: str, code: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.retry_after_s = retry_after_s
-
-
-class HopeClient:
-    """A server, as `with HopeClient(url) as client:`.
+    A session is named by its id or by the dictionary that the server sent of it. What is safe to repeat is repeated
+    when the server was lost or asked to wait: turns always, for each is asked with an idempotency key.
 
     Args:
         url: where it listens.
         api_key: sent with everything, where the server asks for keys.
-        timeout_s: of one HTTP request, and of opening a websocket.
+        timeout_s: of one answer (a turn has its own `timeout_s` beside it), and of opening a websocket.
+        max_attempts: how often a request is made in all; 1 never repeats.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", api_key: str | None = None, timeout_s: float = 30.0) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout_s = timeout_s
-        self._http = httpx2.Client(base_url=self._url, headers=self._headers, timeout=timeout_s)
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        *,
+        max_attempts: int = MAX_ATTEMPTS,
+    ) -> None:
+        self._wire = Wire(url, api_key, timeout_s, max_attempts)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
-    def close(self) -> None:
-        """Let go of the HTTP connection."""
-        self._http.close()
+    async def close(self) -> None:
+        """Let go of the HTTP connections."""
+        await self._wire.close()
 
-    def create_session(self, session_id: str | None = None, **fields: Any) -> dict[str, Any]:
-        """Begin a session; `fields` may be `metadata` and `contribute`."""
-        return self._call("POST", "/v1/sessions", {**({"id": session_id} if session_id else {}), **fields})
+    async def create_session(
+        self, session_id: str | None = None, *, metadata: dict[str, str] | None = None, contribute: bool = False
+    ) -> Session:
+        """Begin a session. One that contributes teaches the other sessions of its tenant."""
+        fields = {"id": session_id, "metadata": metadata or {}, "contribute": contribute}
+        return cast(Session, await self._wire.call("POST", "/v1/sessions", fields))
 
-    def session(self, session_id: str) -> dict[str, Any]:
-        """One session."""
-        return self._call("GET", f"/v1/sessions/{session_id}")
+    async def session(self, session: str | Session) -> Session:
+        """One session, as it is now."""
+        return cast(Session, await self._wire.call("GET", _path(session), once=True))
 
-    def memory(self, session_id: str) -> dict[str, Any]:
-        """What the session's memory looks like from outside."""
-        return self._call("GET", f"/v1/sessions/{session_id}/memory")
+    async def sessions(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[Session]:
+        """The key's sessions, fetched a page at a time."""
+        async for session in self._pages("/v1/sessions", page_size):
+            yield cast(Session, session)
 
-    def delete_session(self, session_id: str) -> None:
+    async def update_session(
+        self, session: str | Session, *, metadata: dict[str, str] | None = None, contribute: bool | None = None
+    ) -> Session:
+        """Change metadata or whether the session contributes; what is left out stays."""
+        changes = {"metadata": metadata, "contribute": contribute}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return cast(Session, await self._wire.call("PATCH", _path(session), given, once=True))
+
+    async def delete_session(self, session: str | Session) -> SessionDeleted:
         """Erase a session and everything that belongs to it."""
-        self._call("DELETE", f"/v1/sessions/{session_id}")
+        return cast(SessionDeleted, await self._wire.call("DELETE", _path(session)))
 
-    def versions(self, session_id: str) -> list[dict[str, Any]]:
-        """The versions of the session's memory that can be gone back to, newest first."""
-        found: list[dict[str, Any]] = self._call("GET", f"/v1/sessions/{session_id}/versions")["data"]
-        return found
-
-    def rollback(self, session_id: str, version: int) -> dict[str, Any]:
-        """Go back to a version (0: nothing read yet); what came after it is undone. Returns the session."""
-        return self._call("POST", f"/v1/sessions/{session_id}/rollback", {"version": version})
-
-    def fork(self, session_id: str, *, version: int | None = None, new_id: str | None = None) -> dict[str, Any]:
-        """Begin a second session with the memory and transcript of this one, by default as they are now."""
-        return self._call("POST", f"/v1/sessions/{session_id}/fork", {"version": version, "id": new_id})
-
-    def export_session(self, session_id: str) -> bytes:
-        """The whole session as a safetensors file."""
-        response = self._request("GET", f"/v1/sessions/{session_id}/export")
-        if not response.is_success:
-            self._answer(response)
-        return bytes(response.content)
-
-    def import_session(self, file: bytes, session_id: str | None = None) -> dict[str, Any]:
-        """Begin a session from what `export_session` returned."""
-        params = {"id": session_id} if session_id else {}
-        return self._answer(self._request("POST", "/v1/sessions/import", params=params, content=file))
-
-    def consolidate(self, *, without: str | None = None) -> dict[str, Any]:
-        """Have contributing sessions folded into a new generation (operator keys); it runs when this returns.
+    async def turn(
+        self,
+        session: str | Session,
+        message: str,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> Turn:
+        """Say something and wait for the whole reply; memory and transcript are durable when this returns.
 
         Args:
-            without: a session, deleted or not: go back to before the generations that learned from it.
+            session: to whom.
+            message: what to say.
+            idempotency_key: the same key with the same turn returns the stored turn and learns nothing again. Made
+                where it is left out; give one to be able to ask again after this program itself was restarted.
+            options: how the turn is to be taken.
         """
-        return self._call("POST", "/v1/consolidations", {"without": without})
+        body = {"message": message, **options}
+        headers = {"Idempotency-Key": idempotency_key or new_key()}
+        turn = await self._wire.call(
+            "POST", _path(session, "turns"), body, once=True, limit_s=self._limit_s(options), headers=headers
+        )
+        return cast(Turn, turn)
 
-    def consolidation(self, consolidation_id: str) -> dict[str, Any]:
-        """How a consolidation goes (operator keys)."""
-        return self._call("GET", f"/v1/consolidations/{consolidation_id}")
+    async def turn_events(
+        self,
+        session: str | Session,
+        message: str,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> AsyncGenerator[TurnEvent]:
+        """As `turn`, but yields the events as they come, over Server-Sent Events; `turn.completed` is the last.
 
-    def generations(self) -> list[dict[str, Any]]:
-        """The generations that are kept, newest first; 0 is the checkpoint alone (operator keys)."""
-        found: list[dict[str, Any]] = self._call("GET", "/v1/generations")["data"]
-        return found
+        Closing the iterator earlier (`contextlib.aclosing` does so) hangs up, which cancels the turn.
+        """
+        wire, limit_s = self._wire, self._limit_s(options)
+        body = {"message": message, "stream": True, **options}
+        headers = {"Idempotency-Key": idempotency_key or new_key()}
 
-    def activate_generation(self, generation: int) -> dict[str, Any]:
-        """Make a generation the active one, for all sessions from their next turn on (operator keys)."""
-        return self._call("POST", f"/v1/generations/{generation}/activate")
+        def ask() -> AsyncGenerator[dict[str, Any]]:
+            return wire.events(_path(session, "turns"), body, headers, limit_s)
 
-    def quarantine(self) -> list[dict[str, Any]]:
-        """The sessions that spoiled candidates for a generation, latest first (operator keys)."""
-        found: list[dict[str, Any]] = self._call("GET", "/v1/quarantine")["data"]
-        return found
+        source = ask()
 
-    def let_out(self, session_id: str) -> None:
-        """Have a session in quarantine tried again (operator keys)."""
-        self._call("DELETE", f"/v1/quarantine/{session_id}")
+        async def begin(again: bool) -> None:
+            nonlocal source
+            source = ask() if again else source
 
-    @contextmanager
-    def open(self, session_id: str) -> Iterator[Conversation]:
+        async def receive() -> dict[str, Any]:
+            return await anext(source)
+
+        turn = RunningTurn(begin, receive, wire.patience(limit_s, once=True))
+        try:
+            while not turn.ended:
+                yield await turn.next()
+            with suppress(ConnectionLost):  # the turn has been told: only the end mark was still to come
+                async for _ in source:
+                    continue
+        finally:
+            await source.aclose()
+
+    @asynccontextmanager
+    async def stream(self, session: str | Session) -> AsyncIterator[AsyncConversation]:
         """A conversation over a websocket, closed at the end of the block.
 
         Raises:
             HopeRequestError: the session is unknown, the key is wrong, or nobody answers.
         """
-        url = f"ws{self._url.removeprefix('http')}/v1/sessions/{session_id}/stream"
+        conversation = AsyncConversation(self._wire, _id(session))
+        await conversation.connect()
         try:
-            socket = connect(
-                url,
-                additional_headers=self._headers,
-                subprotocols=["hope.v1"],  # type: ignore[list-item]  # a NewType of str
-                compression=None,
-                open_timeout=self._timeout_s,
-                max_queue=None,
-            )
-        except (OSError, TimeoutError, InvalidHandshake) as error:
-            raise HopeRequestError(f"No server answers at {self._url}: {error}", "unreachable") from error
-        with socket:
-            yield Conversation(socket)
+            yield conversation
+        finally:
+            await conversation.close()
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        return self._answer(self._request(method, path, json=body))
+    async def transcript(self, session: str | Session, *, page_size: int = PAGE_SIZE) -> AsyncIterator[Turn]:
+        """The session's turns, oldest first, fetched a page at a time."""
+        async for turn in self._pages(_path(session, "turns"), page_size):
+            yield cast(Turn, turn)
 
-    def _request(self, method: str, path: str, **sent: Any) -> httpx2.Response:
-        try:
-            return self._http.request(method, path, **sent)
-        except httpx2.TransportError as error:
-            raise HopeRequestError(f"No server answers at {self._url}: {error}", "unreachable") from error
+    async def memory(self, session: str | Session) -> Memory:
+        """What the session's memory looks like from outside."""
+        return cast(Memory, await self._wire.call("GET", _path(session, "memory"), once=True))
 
-    def _answer(self, response: httpx2.Response) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = response.json()
-            if response.is_success:
-                return answer
-            error_object = answer["error"]
-        except (ValueError, KeyError, TypeError):
-            message = f"What answers at {self._url} is no Hope server (status {response.status_code})."
-            raise HopeRequestError(message, "unreachable") from None
-        raise _refusal(error_object, response.headers.get("retry-after"))
+    async def versions(self, session: str | Session) -> list[Version]:
+        """The versions of the session's memory that can be gone back to, newest first."""
+        return cast(list[Version], await self._list(_path(session, "versions")))
 
+    async def rollback(self, session: str | Session, version: int) -> Session:
+        """Go back to a version (0: nothing read yet); what came after it is undone."""
+        return cast(Session, await self._wire.call("POST", _path(session, "rollback"), {"version": version}))
 
-class Conversation:
-    """One open websocket: turns one after the other. `session` is the session as it was when it opened."""
+    async def fork(self, session: str | Session, *, version: int | None = None, new_id: str | None = None) -> Session:
+        """Begin a second session with the memory and transcript of this one, by default as they are now."""
+        wanted = {"version": version, "id": new_id}
+        return cast(Session, await self._wire.call("POST", _path(session, "fork"), wanted))
 
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._running = False
-        self.session: dict[str, Any] = self._receive()["session"]
+    async def export_session(self, session: str | Session) -> bytes:
+        """The whole session as a safetensors file."""
+        return (await self._wire.fetch("GET", _path(session, "export"), once=True)).content
 
-    def turn(self, message: str, *, idempotency_key: str | None = None, **fields: Any) -> Iterator[dict[str, Any]]:
-        """Say something and iterate over the events as they come, `turn.completed` or `turn.cancelled` last.
+    async def import_session(self, file: bytes, session_id: str | None = None) -> Session:
+        """Begin a session from what `export_session` returned."""
+        params = {"id": session_id} if session_id else {}
+        answer = await self._wire.fetch("POST", "/v1/sessions/import", params=params, content=file)
+        return cast(Session, answer.json())
+
+    async def consolidate(self, *, wait: bool = False, without: str | None = None) -> Consolidation:
+        """Have contributing sessions folded into a new generation (operator keys).
 
         Args:
-            message: what to say.
-            idempotency_key: the same key with the same turn returns the stored turn and learns nothing again.
-            fields: `learn`, `max_tokens`, `temperature`, … as the contract names them.
+            wait: return once it has ended, or after ten minutes; else it runs when this returns.
+            without: a session, deleted or not: go back to before the generations that learned from it.
         """
-        frame = {"type": "turn.create", "turn": {"message": message, **fields}}
-        if idempotency_key is not None:
-            frame["idempotency_key"] = idempotency_key
-        self._send(frame)
-        self._running = True
-        return self.rest()
+        wanted = {"wait": wait, "without": without}
+        limit_s = self._wire.timeout_s + (CONSOLIDATION_WAIT_S if wait else 0.0)
+        return cast(Consolidation, await self._wire.call("POST", "/v1/consolidations", wanted, limit_s=limit_s))
 
-    def rest(self) -> Iterator[dict[str, Any]]:
-        """The events of the running turn that have not been yielded yet; none when no turn runs."""
-        while self._running:
-            event = self._receive()
-            self._running = event["type"] not in LAST_EVENTS
-            yield event
+    async def consolidation(self, consolidation_id: str) -> Consolidation:
+        """How a consolidation goes (operator keys)."""
+        path = path_of("consolidations", consolidation_id)
+        return cast(Consolidation, await self._wire.call("GET", path, once=True))
 
-    def cancel(self) -> None:
-        """Stop the running turn; `turn` then ends with `turn.cancelled` or, too late, `turn.completed`."""
-        self._send({"type": "turn.cancel"})
+    async def consolidations(self) -> list[Consolidation]:
+        """The last hundred consolidations, newest first (operator keys)."""
+        return cast(list[Consolidation], await self._list("/v1/consolidations"))
 
-    def _send(self, frame: dict[str, Any]) -> None:
-        try:
-            self._socket.send(json.dumps(frame, ensure_ascii=False))
-        except ConnectionClosed as closed:
-            raise _closed(closed) from closed
+    async def generations(self) -> list[Generation]:
+        """The generations that are kept, newest first; 0 is the checkpoint alone (operator keys)."""
+        return cast(list[Generation], await self._list("/v1/generations"))
 
-    def _receive(self) -> dict[str, Any]:
-        try:
-            event: dict[str, Any] = json.loads(self._socket.recv())
-        except ConnectionClosed as closed:
-            raise _closed(closed) from closed
-        if event["type"] == "error":
-            self._running = False
-            raise _refusal(event["error"], None)
-        return event
+    async def activate_generation(self, generation: int) -> Generation:
+        """Make a generation the active one, for all sessions from their next turn on (operator keys)."""
+        path = path_of("generations", generation, "activate")
+        return cast(Generation, await self._wire.call("POST", path, once=True))
+
+    async def quarantine(self) -> list[SetAside]:
+        """The sessions that spoiled candidates for a generation, latest first (operator keys)."""
+        return cast(list[SetAside], await self._list("/v1/quarantine"))
+
+    async def let_out(self, session: str | Session) -> None:
+        """Have a session in quarantine tried again (operator keys)."""
+        await self._wire.call("DELETE", path_of("quarantine", _id(session)), once=True)
+
+    # The name that `stream` had first.
+    open = stream
+
+    def _limit_s(self, options: TurnOptions) -> float:
+        return options.get("timeout_s", DEFAULT_TIMEOUT_S) + self._wire.timeout_s
+
+    async def _list(self, path: str) -> Any:
+        return (await self._wire.call("GET", path, once=True))["data"]
+
+    async def _pages(self, path: str, page_size: int) -> AsyncIterator[Any]:
+        after: dict[str, str] = {}
+        has_more = True
+        while has_more:
+            page = await self._wire.call("GET", path, once=True, params={"limit": page_size, **after})
+            for one in page["data"]:
+                yield one
+                after = {"after": one["id"]}
+            has_more = page["has_more"]
 
 
-def _refusal(error: dict[str, Any], retry_after: str | None) -> HopeRequestError:
-    wait_s = float(retry_after) if retry_after and retry_after.isdecimal() else None
-    return HopeRequestError(error["message"], error["code"], wait_s)
+def _id(session: str | Session) -> str:
+    return session if isinstance(session, str) else session["id"]
 
 
-def _closed(closed: ConnectionClosed) -> HopeRequestError:
-    received = closed.rcvd
-    if received is not None and received.code == 1012:
-        return HopeRequestError("The server is restarting; connect again in a moment.", "draining")
-    reason = f" ({received.code} {received.reason})" if received is not None else ""
-    return HopeRequestError(f"The server closed the connection{reason}.", "closed")
+def _path(session: str | Session, *more: str) -> str:
+    return path_of("sessions", _id(session), *more)

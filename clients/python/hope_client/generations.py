@@ -10,9 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from hope_client.client import HopeClient, HopeRequestError
+from hope_client.blocking import HopeClient
+from hope_client.contract import Consolidation
+from hope_client.errors import HopeRequestError
 
 DESCRIPTION = """\
 What contributing sessions were told is folded into generations, which all sessions of the tenant share. A new one is
@@ -73,7 +74,7 @@ def _consolidate(client: HopeClient, without: str | None) -> int:
     return 0 if consolidation["status"] in ("accepted", "empty") else 1
 
 
-def describe(consolidation: dict[str, Any]) -> list[str]:
+def describe(consolidation: Consolidation) -> list[str]:
     """A consolidation that has ended, in lines to print."""
     generation = consolidation["to_generation"]
     became = "" if generation is None else f": generation {generation}"

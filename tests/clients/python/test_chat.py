@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import re
@@ -14,6 +15,8 @@ import uuid
 from pathlib import Path
 
 from hope_client import HopeClient
+
+from tests.clients.python.cutting import cutting
 
 COMMAND = [sys.executable, "-m", "hope_client.chat"]
 SOURCE = Path(__file__).parents[3] / "clients" / "python"
@@ -59,6 +62,16 @@ def test_refused_turn_is_shown_and_the_chat_goes_on(url: str, tmp_path: Path) ->
     done = chat(url, tmp_path, "hello\nhello\n", "--temperature", "9")
     assert done.stdout.count("'turn.temperature': input should be less than or equal to 2.") == 2
     assert done.returncode == 0
+
+
+async def test_a_lost_connection_is_told_and_the_turn_is_not_lost(url: str, tmp_path: Path) -> None:
+    name = uuid.uuid4().hex
+    async with cutting(url) as proxy:
+        proxy.cut_at = [b"turn.token"]
+        done = await asyncio.to_thread(chat, proxy.url, tmp_path, "hello\nhello\n", "--session", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("was lost: it broke off. The reply begins again:") == 1
+    assert re.findall(r"surprise \S+ · version (\d)", done.stdout) == ["1", "2"]
 
 
 def test_nobody_there_is_one_line(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hope_client import HopeClient, HopeRequestError
 
+from tests.clients.python.hearing import completed, heard
+
 
 @pytest.fixture
 def client(url: str) -> Iterator[HopeClient]:
@@ -25,10 +27,9 @@ def test_turns_stream_and_are_learned(client: HopeClient, session_id: str) -> No
         assert conversation.session["version"] == 0
         for version in (1, 2):
             events = list(conversation.turn("hello", max_tokens=12, temperature=0))
-            assert [event["type"] for event in (events[0], events[-1])] == ["turn.created", "turn.completed"]
-            text = "".join(event["text"] for event in events[1:-1])
-            assert text == events[-1]["turn"]["reply"]
-            assert events[-1]["turn"]["memory"]["version"] == version
+            assert events[0]["type"] == "turn.created"
+            assert heard(events) == completed(events)["reply"]
+            assert completed(events)["memory"]["version"] == version
         assert list(conversation.rest()) == [], "no turn runs"
     assert client.session(session_id)["version"] == 2
     assert client.memory(session_id)["version"] == 2
@@ -71,7 +72,7 @@ def test_refused_turn_raises_and_the_conversation_goes_on(client: HopeClient, se
 def test_same_idempotency_key_learns_once(client: HopeClient, session_id: str) -> None:
     with client.open(session_id) as conversation:
         first, again = (
-            list(conversation.turn("hello", max_tokens=2, idempotency_key="once"))[-1]["turn"] for _ in range(2)
+            completed(list(conversation.turn("hello", max_tokens=2, idempotency_key="once"))) for _ in range(2)
         )
     assert first["id"] == again["id"]
     assert client.session(session_id)["version"] == 1

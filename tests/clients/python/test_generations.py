@@ -36,11 +36,16 @@ def test_a_session_that_is_not_in_quarantine_cannot_be_let_out(url: str, capsys:
 def test_a_refused_candidate_is_shown_with_its_figures() -> None:
     lines = describe(
         {
+            "id": "c-1",
+            "object": "consolidation",
             "status": "rejected",
+            "from_generation": 0,
             "to_generation": None,
             "num_sessions": 2,
             "num_turns": 9,
             "reason": "the gate refused it: drift 33 (before 0, limit 32)",
+            "started_at": "2026-01-01T00:00:00Z",
+            "finished_at": "2026-01-01T00:00:09Z",
             "gate": {
                 "drift": {"before": 0.0, "after": 33.0, "limit": 32.0, "passed": False},
                 "calm": {"before": 1.0, "after": 0.9, "limit": 0.7, "passed": True},

@@ -31,6 +31,12 @@ def test_law_10_another_version_is_not_the_head() -> None:
     assert (len(kept), kept.size_bytes) == (0, 0)
 
 
+def test_law_10_a_number_that_a_store_gave_again_after_losing_writes_is_not_the_same_version() -> None:
+    kept: Residency[str] = Residency(budget_bytes=20)
+    kept.put("t", A, "lost with the server that had it", 10)
+    assert kept.get("t", replace(A, updated_at="2030-01-01T00:00:00Z")) is None
+
+
 def test_law_8_a_session_made_anew_under_its_id_does_not_get_the_old_memory() -> None:
     kept: Residency[str] = Residency(budget_bytes=20)
     kept.put("t", A, "of the deleted one", 10)

@@ -18,6 +18,7 @@ from engine.training.data import (
     REPLY_WEIGHT,
     TALK_WEIGHT,
     TEXT_WEIGHT,
+    UNKNOWN_WEIGHT,
     VALUE_WEIGHT,
     Batch,
     DialogueData,
@@ -34,6 +35,7 @@ LINES = (
     Line("My dog is called Brenko.", "Nice name!"),
     Line("How are you?", "Quite well.", is_talk=True),
     Line("Once upon a time.", None, is_talk=True),
+    Line("Who is my boss?", "No idea.", is_unknown=True),
     Line("What is my dog called?", "Your dog is called Brenko, I think.", "Brenko"),
 )
 
@@ -111,10 +113,11 @@ def test_every_part_of_a_turn_has_its_weight(written: Batch) -> None:
     for weight, place in runs(written.weight_BT[0]):
         if place.stop < STAGE.num_tokens:
             texts.setdefault(round(weight, 3), set()).add(decode(written.target_BT[0][place].tolist()).strip())
-    assert texts.keys() == {0.0, MESSAGE_WEIGHT, TALK_WEIGHT, REPLY_WEIGHT, VALUE_WEIGHT}
+    assert texts.keys() == {0.0, MESSAGE_WEIGHT, TALK_WEIGHT, REPLY_WEIGHT, UNKNOWN_WEIGHT, VALUE_WEIGHT}
     assert texts[MESSAGE_WEIGHT] == {line.message for line in LINES}
     assert texts[TALK_WEIGHT] == {"Quite well."}
     assert texts[REPLY_WEIGHT] == {"Nice name!", "Your dog is called", ", I think."}
+    assert texts[UNKNOWN_WEIGHT] == {"No idea."}
     assert texts[VALUE_WEIGHT] == {"Brenko"}
     assert texts[0.0] == {""}, "special tokens alone"
 
@@ -122,7 +125,7 @@ def test_every_part_of_a_turn_has_its_weight(written: Batch) -> None:
 def test_where_a_reply_ends_is_learned_and_where_a_read_text_ends_is_not(written: Batch) -> None:
     ends = written.target_BT[0] == END
     weights = written.weight_BT[0][ends][: len(LINES)].tolist()
-    assert weights == pytest.approx([REPLY_WEIGHT, TALK_WEIGHT, 0.0, REPLY_WEIGHT])
+    assert weights == pytest.approx([REPLY_WEIGHT, TALK_WEIGHT, 0.0, UNKNOWN_WEIGHT, REPLY_WEIGHT])
 
 
 def test_marks_are_exactly_the_values_tokens(written: Batch) -> None:

@@ -138,10 +138,26 @@ def test_an_unknown_fact_is_not_known() -> None:
         facts = list(dialogue.facts)
         line = dialogue.ask_unknown()
         assert line.reply in unknown
+        assert line.is_unknown
         assert line.value is None
         assert dialogue.facts == facts
         answerable = {bare(fact.fill(text)) for fact in facts for text in fact.relation.ask}
         assert bare(line.message) not in answerable
+
+
+def test_what_to_ask_is_what_the_turn_before_told() -> None:
+    phrases, asked = load_small_talk(), {True: 0, False: 0}
+    for seed in range(300):
+        dialogue = Dialogue(random.Random(seed), talk(), open_share=0.5, dressed=True)
+        for line in itertools.islice(dialogue.lines(STAGE), NUM_LINES):
+            if line.message not in phrases.to_ask:
+                continue
+            questions = {
+                fact.fill(text) for fact in dialogue.news for text in fact.relation.phrases("ask", held_out=False)
+            }
+            asked[bool(questions)] += 1
+            assert line.reply in (questions or phrases.nothing_to_ask)
+    assert min(asked.values()) > 100
 
 
 def test_no_fact_is_told_twice() -> None:
