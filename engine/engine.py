@@ -98,12 +98,10 @@ class Engine:
             StoreUnavailable: the store does not answer.
         """
         torch.set_num_threads(settings.torch_threads)
-        if loaded is None:
-            loaded = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
-        model, tokenizer = loaded
+        model, tokenizer = loaded or await asyncio.to_thread(load_checkpoint, settings.checkpoint)
         model.config.check_servable()
         store, embedded = await open_store(store_settings)
-        url = embedded.url if embedded else store_settings.redis_url or ""
+        url = embedded.url if embedded else str(store_settings.redis_url)
         engine = cls(model, tokenizer, store, settings, store_settings, observer, redis_url=url, embedded=embedded)
         engine._turns.loop.start()
         return engine

@@ -50,10 +50,9 @@ def _run(client: HopeClient, given: argparse.Namespace) -> int:
     elif given.action in ("consolidate", "rebuild"):
         return _consolidate(client, getattr(given, "without", None))
     elif given.action == "quarantine":
-        for one in client.quarantine():
-            print(
-                f"{one['session_id']}  {one['times']} times{', excluded' if one['excluded'] else ''}: {one['reason']}"
-            )
+        for aside in client.quarantine():
+            excluded = ", excluded" if aside["excluded"] else ""
+            print(f"{aside['session_id']}  {aside['times']} times{excluded}: {aside['reason']}")
         return 0
     elif given.action == "let-out":
         client.let_out(given.session)

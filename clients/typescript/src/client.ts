@@ -175,8 +175,8 @@ export class HopeClient {
   }
 
   /** Have a session in quarantine tried again (operator keys). */
-  async letOut(session: SessionRef): Promise<void> {
-    await this.wire.call("DELETE", pathOf("quarantine", id(session)), { once: true });
+  letOut(session: SessionRef): Promise<void> {
+    return this.wire.call("DELETE", pathOf("quarantine", id(session)), { once: true });
   }
 
   private turnCall(message: string, options: TurnOptions, stream: boolean): Call {
