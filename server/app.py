@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from server import errors
+from server import errors, reference
 from server.lifecycle import Lifecycle
 from server.middleware import BodyLimit, RequestContext
 from server.monitor import Monitor
@@ -59,10 +59,13 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics) -> FastAPI:
         larger={past.IMPORT_PATH: settings.server.max_import_bytes},
     )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (sessions, past, turns, chat, responses, stream, generations, pages, health):
-        app.include_router(room.router)
+    for room in (sessions, past, turns, chat, responses, stream, generations):
+        app.include_router(room.router, responses=reference.ANYWHERE)
+    for page in (pages, health):
+        app.include_router(page.router)
     if settings.server.metrics_port is None:
         app.include_router(health.metrics_router)
+    reference.install(app, with_keys=bool(settings.server.api_keys), max_new_tokens=settings.engine.max_new_tokens)
     return app
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from engine import InvalidRequest, Said, TurnRequest, Unsupported
-from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, refuse_meaning, text_of
+from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, documented, refuse_meaning, text_of
+from server.schemas import Positive, Seed
 
 # What is taken only where it asks for nothing: the values that do, beside null.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -41,6 +42,8 @@ _StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 class ChatMessage(Body):
     """One message of the conversation."""
 
+    model_config = ConfigDict(json_schema_extra=documented(_NEUTRAL_PARTS))
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
@@ -72,13 +75,15 @@ class StreamOptions(Body):
 class ChatCreate(Body):
     """`POST /v1/chat/completions`."""
 
+    model_config = ConfigDict(json_schema_extra=documented(_NEUTRAL))
+
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1, description="the old name of max_completion_tokens")
+    max_completion_tokens: Positive | None = None
+    max_tokens: Positive | None = Field(default=None, description="the old name of max_completion_tokens")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: Seed | None = None
     stop: _StopString | Annotated[list[_StopString], Field(max_length=4)] | None = None
     logprobs: bool | None = Field(default=None, description="tell of each token how likely it was")
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS, description="and of so many others")

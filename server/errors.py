@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from engine import (
@@ -59,6 +60,8 @@ NOT_OFFERED = frozenset(
     "parallel_tool_calls presence_penalty response_format suffix tool_choice tools top_k top_logprobs".split()
 )
 
+
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 # Where pydantic says a field was found: the part of the request, or the kind of websocket frame.
 _LOCATION_PREFIXES = ("body", "query", "path", "header", "turn.create", "turn.cancel", "ping")
@@ -220,9 +223,19 @@ async def _on_http_exception(connection: HTTPConnection, error: Exception) -> An
         case _:
             answer = unexpected(error)
     response = await _on_hope_error(connection, answer)
-    if error.headers and response is not None:
-        response.headers.update(error.headers)
+    if isinstance(answer, MethodNotAllowed) and response is not None:
+        response.headers["Allow"] = _allowed(connection)
     return response
+
+
+def _allowed(connection: HTTPConnection) -> str:
+    """The methods of every route on this path; Starlette names only those of the first."""
+
+    def offers(method: str) -> bool:
+        asked = {**connection.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in connection.app.routes)
+
+    return ", ".join(filter(offers, METHODS))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Any:

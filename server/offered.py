@@ -6,7 +6,7 @@ Shared by chat completions and responses; knows neither.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +27,19 @@ SESSION_HEADER = "X-Session-ID"
 ALIASES = ("X-OpenWebUI-Chat-Id", "X-Conversation-Id", "X-Chat-Id")
 TASK_HEADER = "X-OpenWebUI-Task"
 
+# The header that names the session, as the reference shows it.
+SESSION_PARAMETER = {
+    "parameters": [
+        {
+            "name": SESSION_HEADER,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "pattern": SESSION_ID},
+            "description": "the session, made where it is new; other places that may name it are in the manual",
+        }
+    ]
+}
+
 _SESSION_ID = re.compile(SESSION_ID)
 
 
@@ -34,6 +47,16 @@ class Body(BaseModel):
     """Strict: "3" is no number. Closed: a field that is not named is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def documented(neutral: Mapping[str, tuple[Any, ...]]) -> Callable[[dict[str, Any]], None]:
+    """A body's `json_schema_extra` that says what these fields may hold: null, or a neutral value."""
+
+    def document(schema: dict[str, Any]) -> None:
+        for name, harmless in neutral.items():
+            schema["properties"][name]["enum"] = [None, *harmless]
+
+    return document
 
 
 def refuse_meaning(body: BaseModel, neutral: dict[str, tuple[Any, ...]], place: str = "") -> None:
@@ -55,14 +78,18 @@ def text_of(content: str | list[dict[str, Any]] | None, kinds: tuple[str, ...], 
 
     Raises:
         Unsupported: a part of another kind.
+        InvalidRequest: a part without words, or with half a character (pydantic sees to that elsewhere).
     """
     if isinstance(content, str):
         return content
     for part in content or ():
         if part.get("type") not in kinds:
             raise Unsupported(f"'{place}': only parts of type '{kinds[0]}' are offered.", param=place)
-        if not isinstance(part.get("text"), str):
+        text = part.get("text")
+        if not isinstance(text, str):
             raise InvalidRequest(f"'{place}': a part of type '{kinds[0]}' has its words in 'text'.", param=place)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidRequest(f"'{place}': the text holds half a character; send whole ones.", param=place)
     return "\n".join(part["text"] for part in content or ())
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from engine import InvalidRequest, NotFound, Said, TurnRequest, Unsupported
-from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, refuse_meaning, text_of
-from server.schemas import Metadata
+from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, documented, refuse_meaning, text_of
+from server.schemas import Metadata, Positive
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
 
@@ -63,6 +63,8 @@ def _name_of(value: Any) -> Any:
 class ResponseCreate(Body):
     """`POST /v1/responses`."""
 
+    model_config = ConfigDict(json_schema_extra=documented(_NEUTRAL))
+
     model: str
     input: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = Field(default=None, description="a system message before the input")
@@ -70,7 +72,7 @@ class ResponseCreate(Body):
         str | None, BeforeValidator(_name_of), Field(description="the session, or an object with its id; made if new")
     ] = None
     previous_response_id: str | None = Field(default=None, description="goes on after it; what came later is undone")
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: Positive | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)

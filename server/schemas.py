@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from engine import (
     Consolidation,
@@ -47,6 +47,16 @@ Metadata = Annotated[
 _StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# To JSON 3.0 is a whole number like 3, and some clients write every number so.
+Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
+
+
 class _Body(BaseModel):
     """Strict: "3" is no number. Closed: a field that is not named here is refused."""
 
@@ -71,13 +81,13 @@ class SessionUpdate(_Body):
 class SessionRollback(_Body):
     """`POST /v1/sessions/{id}/rollback`."""
 
-    version: int = Field(ge=0, description="one that is retained, or 0: nothing read yet")
+    version: Count = Field(description="one that is retained, or 0: nothing read yet")
 
 
 class SessionFork(_Body):
     """`POST /v1/sessions/{id}/fork`."""
 
-    version: int | None = Field(default=None, ge=0, description="one that is retained; the head by default")
+    version: Count | None = Field(default=None, description="one that is retained; the head by default")
     id: Annotated[str, StringConstraints(pattern=SESSION_ID)] | None = None
 
 
@@ -95,18 +105,22 @@ class TurnCreate(_Body):
 
     message: str = Field(min_length=1)
     learn: bool = True
-    max_tokens: int = Field(default=128, ge=0, description="0 reads and learns without replying")
+    max_tokens: Count = Field(
+        default=128,
+        description="0 reads and learns without replying; left out, it is never over what this server speaks",
+    )
     temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: Seed | None = None
     stop: list[_StopString] = Field(default_factory=list, max_length=4)
     stream: bool = False
-    if_version: int | None = Field(default=None, ge=0)
+    if_version: Count | None = None
     timeout_s: float = Field(default=60.0, gt=0, le=600)
 
     def to_request(self, max_new_tokens: int, idempotency_key: str | None) -> TurnRequest:
         """The same as the engine's noun; `max_new_tokens` is this server's own bound."""
-        if self.max_tokens > max_new_tokens:
+        max_tokens = self.max_tokens if "max_tokens" in self.model_fields_set else min(self.max_tokens, max_new_tokens)
+        if max_tokens > max_new_tokens:
             raise InvalidRequest(
                 f"'max_tokens': this server speaks at most {max_new_tokens} tokens in a turn.",
                 param="max_tokens",
@@ -114,7 +128,7 @@ class TurnCreate(_Body):
         return TurnRequest(
             message=self.message,
             learn=self.learn,
-            max_tokens=self.max_tokens,
+            max_tokens=max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,

@@ -15,7 +15,8 @@ from server.auth import Caller
 from server.completion_events import ChatCompletion, Chunks, completion
 from server.completions import ChatCreate, ModelList, ModelObject
 from server.delivery import turn_events
-from server.offered import READ_ONLY, SESSION_HEADER, may_learn, session_named
+from server.offered import READ_ONLY, SESSION_HEADER, SESSION_PARAMETER, may_learn, session_named
+from server.reference import TURN_FAILURES, failures
 from server.schemas import IdempotencyKey
 from server.service import Service, Serving
 from server.streaming import CLIENT_CLOSED_REQUEST, TurnStream, whole_turn
@@ -30,8 +31,10 @@ _STARTED = int(time.time())
     response_model=ChatCompletion,
     response_model_exclude_none=True,
     responses={
-        200: {"content": {"text/event-stream": {}}, "description": "The completion; with `stream`, its chunks."}
+        200: {"content": {"text/event-stream": {}}, "description": "The completion; with `stream`, its chunks."},
+        **TURN_FAILURES,
     },
+    openapi_extra=SESSION_PARAMETER,
 )
 async def create_chat_completion(
     body: ChatCreate, request: Request, caller: Caller, service: Serving, idempotency_key: IdempotencyKey = None
@@ -58,7 +61,7 @@ async def list_models(caller: Caller, service: Serving) -> ModelList:
     return ModelList([ModelObject(name, _STARTED) for name in _names(service)])
 
 
-@router.get("/models/{model}")
+@router.get("/models/{model}", responses=failures(NotFound))
 async def read_model(model: str, caller: Caller, service: Serving) -> ModelObject:
     """One model."""
     check_model(service, model)

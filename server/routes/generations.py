@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Response
 
-from engine import Consolidation, GenerationView
+from engine import Consolidation, GenerationView, NotFound
 from server.auth import Operator
+from server.reference import failures
 from server.schemas import (
     ConsolidationCreate,
     ConsolidationList,
@@ -47,7 +48,7 @@ async def list_consolidations(caller: Operator, service: Serving) -> Consolidati
     return ConsolidationList(await service.engine.consolidations(caller.tenant))
 
 
-@router.get("/consolidations/{consolidation_id}")
+@router.get("/consolidations/{consolidation_id}", responses=failures(NotFound))
 async def read_consolidation(
     consolidation_id: Annotated[str, Path(max_length=128)], caller: Operator, service: Serving
 ) -> Consolidation:
@@ -61,7 +62,7 @@ async def list_generations(caller: Operator, service: Serving) -> GenerationList
     return GenerationList(await service.engine.generations(caller.tenant))
 
 
-@router.post("/generations/{generation}/activate")
+@router.post("/generations/{generation}/activate", responses=failures(NotFound))
 async def activate(
     generation: Annotated[int, Path(ge=0, lt=2**63)], caller: Operator, service: Serving
 ) -> GenerationView:
@@ -75,7 +76,7 @@ async def list_quarantine(caller: Operator, service: Serving) -> QuarantineList:
     return QuarantineList(await service.engine.quarantine(caller.tenant))
 
 
-@router.delete("/quarantine/{session_id}")
+@router.delete("/quarantine/{session_id}", responses=failures(NotFound))
 async def let_out(session_id: SessionId, caller: Operator, service: Serving) -> QuarantineDeleted:
     """Have a session tried again; the next consolidation takes it in with the others."""
     await service.engine.let_out(caller.tenant, session_id)

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from engine import Draining, StoreUnavailable, Unavailable
+from engine import Draining, Forbidden, InvalidRequest, StoreUnavailable, Unauthorized, Unavailable
 from server.auth import Principal, allow_metrics
+from server.reference import failures
 from server.service import Serving
 
-router = APIRouter(tags=["running it"])
-metrics_router = APIRouter(tags=["running it"])
+router = APIRouter(tags=["running it"], responses=failures(Unavailable))
+metrics_router = APIRouter(tags=["running it"], responses=failures(InvalidRequest, Unauthorized, Forbidden))
 
 
 @router.get("/livez")
@@ -41,7 +42,11 @@ async def readyz(service: Serving) -> dict[str, str]:
     return {"status": "ready", "model": service.engine.model_name}
 
 
-@metrics_router.get("/metrics")
+@metrics_router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}, "description": "The counters."}},
+)
 async def metrics(service: Serving, caller: Annotated[Principal, Depends(allow_metrics)]) -> Response:
     """The counters as Prometheus text."""
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import Response
 
-from engine import Session
+from engine import Conflict, NotFound, Session
 from server.auth import Caller
+from server.reference import failures
 from server.schemas import SESSION_ID, SessionFork, SessionId, SessionRollback, VersionList
 from server.service import Serving
 
@@ -22,19 +23,19 @@ OCTETS = "application/octet-stream"
 _FILE: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.get("/{session_id}/versions")
+@router.get("/{session_id}/versions", responses=failures(NotFound))
 async def list_versions(session_id: SessionId, caller: Caller, service: Serving) -> VersionList:
     """The versions of the memory that can be gone back to, newest first; 0, nothing read yet, always can."""
     return VersionList(await service.engine.versions(caller.tenant, session_id))
 
 
-@router.post("/{session_id}/rollback")
+@router.post("/{session_id}/rollback", responses=failures(NotFound, Conflict))
 async def roll_back(session_id: SessionId, body: SessionRollback, caller: Caller, service: Serving) -> Session:
     """Go back to a version: its memory becomes the head's, bit for bit, and what came after it is undone."""
     return await service.engine.rollback(caller.tenant, session_id, body.version)
 
 
-@router.post("/{session_id}/fork", status_code=201)
+@router.post("/{session_id}/fork", status_code=201, responses=failures(NotFound, Conflict))
 async def fork(
     session_id: SessionId, caller: Caller, service: Serving, body: Annotated[SessionFork | None, Body()] = None
 ) -> Session:
@@ -46,7 +47,10 @@ async def fork(
 @router.get(
     "/{session_id}/export",
     response_class=Response,
-    responses={200: {"content": _FILE, "description": "A safetensors file, session and transcript in its header."}},
+    responses={
+        200: {"content": _FILE, "description": "A safetensors file, session and transcript in its header."},
+        **failures(NotFound, Conflict),
+    },
 )
 async def export(session_id: SessionId, caller: Caller, service: Serving) -> Response:
     """The whole session as a file."""
@@ -58,6 +62,7 @@ async def export(session_id: SessionId, caller: Caller, service: Serving) -> Res
 @router.post(
     IMPORT_PATH.removeprefix(router.prefix),
     status_code=201,
+    responses=failures(Conflict),
     openapi_extra={"requestBody": {"required": True, "content": _FILE}},
 )
 async def import_session(

@@ -13,7 +13,8 @@ from engine import Conflict, Draining, HopeError, InvalidRequest, NotFound, Unsu
 from server.auth import SUBPROTOCOL, Caller
 from server.delivery import turn_events
 from server.errors import answer_for, error_body, from_validation
-from server.offered import SESSION_HEADER
+from server.offered import SESSION_HEADER, SESSION_PARAMETER
+from server.reference import TURN_FAILURES, failures
 from server.responding import respond
 from server.response_events import ResponseDeleted, ResponseEvents, ResponseObject, ended, stored
 from server.responses import ResponseCreate, ResponseCreateFrame, no_response, turn_of
@@ -29,7 +30,11 @@ router = APIRouter(prefix="/v1/responses", tags=["openai"])
 @router.post(
     "",
     response_model=ResponseObject,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "The response; with `stream`, its events."}},
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "The response; with `stream`, its events."},
+        **TURN_FAILURES,
+    },
+    openapi_extra=SESSION_PARAMETER,
 )
 async def create_response(
     body: ResponseCreate, request: Request, caller: Caller, service: Serving, idempotency_key: IdempotencyKey = None
@@ -47,7 +52,7 @@ async def create_response(
     return JSONResponse(ended(made.asked, whole.turn, whole.logprobs), headers=headers)
 
 
-@router.get("/{response_id}", response_model=ResponseObject)
+@router.get("/{response_id}", response_model=ResponseObject, responses=failures(NotFound))
 async def read_response(
     response_id: str,
     caller: Caller,
@@ -65,7 +70,7 @@ async def read_response(
     return JSONResponse(stored(turn, last, service.engine.model_name), headers={SESSION_HEADER: session_id})
 
 
-@router.delete("/{response_id}")
+@router.delete("/{response_id}", responses=failures(NotFound, Conflict))
 async def delete_response(response_id: str, caller: Caller, service: Serving) -> ResponseDeleted:
     """Take a session's last response back: what was learned with it is unlearned. Another one is 409."""
     session_id, turn_id = turn_of(response_id, "response_id")

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from engine import Turn
 from server.auth import Caller
 from server.delivery import turn_events
+from server.reference import TURN_FAILURES
 from server.schemas import IdempotencyKey, SessionId, TurnCreate
 from server.service import Serving
 from server.streaming import CLIENT_CLOSED_REQUEST, TurnStream, whole_turn
@@ -22,7 +23,10 @@ router = APIRouter(prefix="/v1/sessions", tags=["turns"])
 @router.post(
     "/{session_id}/turns",
     response_model=Turn,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "The turn; with `stream`, its events."}},
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "The turn; with `stream`, its events."},
+        **TURN_FAILURES,
+    },
 )
 async def create_turn(
     session_id: SessionId,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from engine import Engine, EngineSettings, StoreSettings, run_worker
 from server.metrics import Metrics
@@ -15,14 +16,15 @@ from tests.server.running import running
 
 
 @contextmanager
-def serving(checkpoint: Path, data_dir: Path, settings: Settings) -> Iterator[str]:
+def serving(checkpoint: Path, data_dir: Path, settings: Settings, **engine_settings: Any) -> Iterator[str]:
     """Where it listens, until the block ends."""
     listening: list[int] = []
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
         metrics = Metrics()
-        engine = await Engine.open(EngineSettings(checkpoint=checkpoint), StoreSettings(data_dir=data_dir), metrics)
+        wanted = EngineSettings(checkpoint=checkpoint, **engine_settings)
+        engine = await Engine.open(wanted, StoreSettings(data_dir=data_dir), metrics)
         leaving = asyncio.Event()
         stores = StoreSettings(data_dir=data_dir, redis_url=engine.redis_url)
         worker = asyncio.create_task(run_worker(engine.settings, stores, Metrics(), leaving))

@@ -71,3 +71,9 @@ async def test_parts_of_text_are_read_together(live: Running, client: AsyncOpenA
     parts = [{"type": "text", "text": "Hello."}, {"type": "text", "text": "It is me."}]
     await ask(client, [{"role": "user", "content": parts}], "s")
     assert (await transcript(live, "s"))[0]["message"] == "Hello.\nIt is me."
+
+
+async def test_half_a_character_is_400(live: Running) -> None:
+    body = b'{"model": "hope", "messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}'
+    answer = await live.http.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages.0.content")

@@ -101,6 +101,8 @@ async def test_error_object_everywhere(live: Running, method: str, path: str, st
 
 async def test_wrong_method_names_a_right_one(live: Running) -> None:
     assert (await live.http.put("/livez")).headers["allow"] == "GET"
+    assert (await live.http.put("/v1/sessions")).headers["allow"] == "GET, POST"
+    assert (await live.http.put("/v1/sessions/s")).headers["allow"] == "DELETE, GET, PATCH"
 
 
 async def test_unforeseen_error_tells_nothing_and_must_not_be_repeated(

@@ -168,6 +168,20 @@ async def test_body_that_is_no_turn_is_400(live: Running, body: bytes) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
+async def test_whole_numbers_may_be_written_as_floats(live: Running) -> None:
+    await live.new_session("s")
+    answer = await live.http.post(TURNS, json={"message": "hello", "max_tokens": 1.0, "seed": 3.0, "if_version": 0.0})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_turn_that_names_no_limit_speaks_what_the_server_allows(engine: Engine, metrics: Metrics) -> None:
+    async with running(engine, with_server(max_new_tokens=2), metrics) as server:
+        await server.new_session("s")
+        turn = (await server.http.post(TURNS, json={"message": "hello"})).json()
+        assert turn["usage"]["completion_tokens"] <= 2
+        assert (await server.http.post(TURNS, json={"message": "hello", "max_tokens": 3})).status_code == 400
+
+
 async def test_feature_not_offered_is_said_to_be_so(live: Running) -> None:
     answer = await live.http.post(TURNS, json={"message": "hello", "tools": []})
     error = answer.json()["error"]
