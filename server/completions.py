@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from engine import InvalidRequest, Said, TurnRequest, Unsupported
-from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, documented, refuse_meaning, text_of
+from server.offered import ROLES, Body, TopLogprobs, documented, refuse_meaning, text_of
 from server.schemas import Positive, Seed
 
 # What is taken only where it asks for nothing: the values that do, beside null.
@@ -86,7 +86,7 @@ class ChatCreate(Body):
     seed: Seed | None = None
     stop: _StopString | Annotated[list[_StopString], Field(max_length=4)] | None = None
     logprobs: bool | None = Field(default=None, description="tell of each token how likely it was")
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS, description="and of so many others")
+    top_logprobs: TopLogprobs | None = Field(default=None, description="and of so many others")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     session_id: str | None = Field(default=None, description="the session; X-Session-ID goes before it")

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 
 from engine import InvalidRequest, Unsupported
-from server.schemas import SESSION_ID
+from server.schemas import SESSION_ID, WHOLE
 
 # The model's name with this ending answers and learns nothing.
 READ_ONLY = "-readonly"
 # How many likeliest tokens may be asked for beside each one said.
 MAX_TOP_LOGPROBS = 5
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), WHOLE]
 # A client's roles, and what the engine calls them.
 ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from engine import InvalidRequest, NotFound, Said, TurnRequest, Unsupported
-from server.offered import MAX_TOP_LOGPROBS, ROLES, Body, documented, refuse_meaning, text_of
+from server.offered import ROLES, Body, TopLogprobs, documented, refuse_meaning, text_of
 from server.schemas import Metadata, Positive
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
@@ -75,7 +75,7 @@ class ResponseCreate(Body):
     max_output_tokens: Positive | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_logprobs: TopLogprobs | None = None
     include: list[str] | None = Field(default=None, description=f"'{INCLUDE_LOGPROBS}'; the rest is never there")
     store: bool | None = Field(default=None, description="false: nothing is learned or kept")
     stream: bool | None = None

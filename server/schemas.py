@@ -52,9 +52,10 @@ def _whole(value: Any) -> Any:
 
 
 # To JSON 3.0 is a whole number like 3, and some clients write every number so.
-Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
-Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=0), WHOLE]
+Positive = Annotated[int, Field(ge=1), WHOLE]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE]
 
 
 class _Body(BaseModel):

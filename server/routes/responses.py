@@ -57,7 +57,7 @@ async def read_response(
     response_id: str,
     caller: Caller,
     service: Serving,
-    stream: Annotated[bool, Query(description="not offered")] = False,
+    stream: Annotated[bool, Query(description="not offered", json_schema_extra={"const": False})] = False,
 ) -> Response:
     """A response that was kept, as long as its turn is in its session's transcript."""
     if stream:
