@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 ARGS ?=
+CASES ?= 10000
+MINUTES ?= 10
 TABLES ?= facts consolidation language mqar needles babi formal intents translation ablation clocks optimizers cost
 
 # Optional: address of a package index that carries PyTorch's CPU build. On Linux without it pip may take
@@ -15,7 +17,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint faults chaos bench eval results train throughput clean
+.PHONY: help serve test lint faults chaos fuzz soak load bench eval results train throughput clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +35,15 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy only
 
 faults: $(VENV)/.installed-dev  ## the faults of stores, processes and clocks, tried with real ones: minutes
 	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## generated requests, frames and histories, the server's memory watched (CASES=100000)
+	@PYTHONPATH=.:clients/python $(BIN)/python -m tests.fuzz --cases $(CASES) $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## mixed traffic on one server that is stopped and killed now and then (MINUTES=10)
+	@PYTHONPATH=.:clients/python $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+load: $(VENV)/.installed-dev  ## 550 websockets on one server, and what it adds to the engine's own time
+	@PYTHONPATH=.:clients/python $(BIN)/python -m tests.bench.load $(ARGS)
 
 chaos: $(VENV)/.installed-dev  ## traffic on three replicas that are killed at random (ARGS="--minutes 3 --seed 1")
 	@PYTHONPATH=.:clients/python $(BIN)/python -m tests.chaos $(ARGS)

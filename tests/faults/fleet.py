@@ -198,7 +198,7 @@ class Fleet:
             **(self._environments[number] if self._environments else {}),
         }
         command = [sys.executable, "-m", self._program, *serve, *store]
-        return Process(f"replica-{number}", command, self._folder, port, lambda: _is_ready(port), environment)
+        return Process(f"replica-{number}", command, self._folder, port, lambda: is_ready(port), environment)
 
     def _nginx(self) -> Process:
         """Under the configuration that ships, with other ports and folders."""
@@ -214,7 +214,8 @@ class Fleet:
         return Process("nginx", command, folder, port, lambda: True)
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
+    """Whether the server on this port takes requests."""
     try:
         return httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200
     except httpx2.TransportError:
