@@ -48,8 +48,8 @@ bad_frames = st.one_of(
     st.sampled_from(["[" * 30_000, "{", '{"type": "turn.create"}', '{"type": "ping", "x": 1}', "9" * 5000]),
     st.builds(
         lambda name, value: json.dumps({"type": "turn.create", "turn": {"message": "a", name: value}}),
-        st.sampled_from(["n", "message", "max_tokens", "stop", "colour"]),
-        st.sampled_from([[], {}, -1, 0.5, True]),
+        st.sampled_from(["n", "message", "max_tokens", "temperature", "colour"]),
+        st.sampled_from([[], {}, -1, -0.5, True]),
     ),
 )
 steps = st.one_of(
