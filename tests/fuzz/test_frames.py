@@ -222,7 +222,7 @@ def _untimed(turn: dict[str, Any]) -> dict[str, Any]:
 
 def _check(http: httpx2.Client, session_id: str, talks: list[Talk]) -> None:
     """Every learned turn that was answered is in the transcript once, nothing is that was not asked to be learned."""
-    transcript, more, after = [], True, {}
+    transcript, more, after = list[dict[str, Any]](), True, dict[str, str]()
     while more:
         page = http.get(f"/v1/sessions/{session_id}/turns", params={"limit": 100, **after}).json()
         transcript += page["data"]

@@ -237,7 +237,7 @@ class Histories(RuleBasedStateMachine):
 
     def _pages(self, path: str, limit: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        more, after = True, {}
+        more, after = True, dict[str, str]()
         while more:
             page = self.http.get(path, params={"limit": limit, **after}).json()
             assert len(page["data"]) <= limit
