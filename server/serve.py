@@ -136,7 +136,9 @@ def _introduce(settings: Settings, model_name: str, port: int) -> None:
 
 def _await_orphanhood(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     """Standard input closes when the server that started this worker is gone, however it went."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock, held by a thread that waits, aborts an interpreter that ends.
+    while os.read(sys.stdin.fileno(), 4096):
+        continue
     logging.getLogger("hope.worker").info("the server is gone; stopping")
     with contextlib.suppress(RuntimeError):  # the loop may have ended first
         loop.call_soon_threadsafe(stop.set)

@@ -163,3 +163,17 @@ def test_serve_says_when_its_port_is_taken(checkpoint: Path, tmp_path: Path) -> 
         )  # fmt: skip
     assert second.returncode != 0
     assert "address already in use" in second.stderr
+
+
+def test_worker_that_is_stopped_ends_well_though_its_standard_input_stays_open(
+    checkpoint: Path, store_url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    command = [sys.executable, "-m", "server.cli", "worker", "--stop-with-parent", "--checkpoint", str(checkpoint)]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen([*command, "--redis-url", store_url], stdin=subprocess.PIPE, stderr=errors) as process,
+    ):
+        soon(lambda: "waiting for sessions" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
