@@ -65,7 +65,7 @@ throughput: $(VENV)/.installed  ## what compiling, bfloat16 and checkpointing do
 	@$(BIN)/hope train --throughput --threads 1 $(ARGS)
 
 clean:  ## remove the environment and every cache; sessions in data/ stay
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis *.egg-info
 	rm -rf clients/typescript/build clients/typescript/dist clients/typescript/node_modules
 	find engine server tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -264,6 +264,6 @@ def machine(url: str) -> Iterator[type[Histories]]:
 
 
 def test_any_history_is_as_it_should_be(machine: type[Histories], healthy: None) -> None:
-    asked = settings(examples(6, 0.1 / NUM_STEPS), stateful_step_count=NUM_STEPS)
+    asked = settings(examples(4, 0.1 / NUM_STEPS), stateful_step_count=NUM_STEPS)
     run_state_machine_as_test(seed(SEED)(machine), settings=asked)
     assert len(set(replies.values())) > 1
