@@ -32,16 +32,14 @@ from engine.core import (
     TurnRequest,
     VersionView,
 )
-from engine.errors import HopeError, StoreUnavailable
 from engine.generations import Generations
 from engine.grounds import Ground
 from engine.health import Pulse
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
-from engine.sessions.embedded import EmbeddedStore
+from engine.sessions.opening import Opened, open_store
 from engine.sessions.past import turn_and_last
 from engine.sessions.records import now_iso
-from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
 from engine.turns import Turns
 from engine.views import memory_view
@@ -58,19 +56,17 @@ class Engine:
         self,
         model: Hope,
         tokenizer: Tokenizer,
-        store: SessionStore,
+        opened: Opened,
         settings: EngineSettings,
         store_settings: StoreSettings,
         observer: Observer,
-        *,
-        redis_url: str,
-        embedded: EmbeddedStore | None = None,
     ) -> None:
+        store = opened.store
         self.model, self.tokenizer, self.store = model, tokenizer, store
         self.settings, self.store_settings, self.observer = settings, store_settings, observer
-        self.redis_url = redis_url
+        self.redis_url = opened.url
         self.model_name = "hope"
-        self._embedded = embedded
+        self._opened = opened
         self._admission = Admission(tokenizer, store, settings, observer)
         self._turns = Turns(model, tokenizer, store, settings, store_settings, observer, self._admission)
         self._chats = Chats(store, self._turns)
@@ -101,19 +97,7 @@ class Engine:
             loaded = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
         model, tokenizer = loaded
         model.config.check_servable()
-        embedded = None if store_settings.redis_url else await EmbeddedStore.start(store_settings.data_dir)
-        url = store_settings.redis_url or (embedded.url if embedded else "")
-        store: SessionStore | None = None
-        try:
-            store = await SessionStore.connect(url, store_settings)
-            await store.ping()
-        except HopeError:
-            if store:
-                await store.close()
-            if embedded:
-                await embedded.stop()
-            raise
-        engine = cls(model, tokenizer, store, settings, store_settings, observer, redis_url=url, embedded=embedded)
+        engine = cls(model, tokenizer, await open_store(store_settings), settings, store_settings, observer)
         engine._turns.loop.start()
         return engine
 
@@ -132,9 +116,7 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await self._admission.idle.wait()
-        await self.store.close()
-        if self._embedded:
-            await self._embedded.stop()
+        await self._opened.close()
 
     def turn(self, tenant: str, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
         """One turn: `TurnCreated`, `TurnToken`s, `TurnCompleted`.
@@ -291,7 +273,13 @@ class Engine:
         return await self._generations.views(tenant)
 
     async def activate_generation(self, tenant: str, number: int) -> GenerationView:
-        """Makes a generation the active one for all replicas, from their next turn on, or NotFound."""
+        """Makes a generation the active one for all replicas, from their next turn on.
+
+        Raises:
+            NotFound: it is not kept.
+            OtherModel: it is of another model than the one that is served.
+        """
+        await self._turns.grounds.following.load(tenant, number)
         return await self._generations.activate(tenant, number)
 
     async def health(self) -> Health:

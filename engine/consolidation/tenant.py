@@ -94,7 +94,7 @@ class TenantConsolidation:
         self._store, self._generations, self._observer = store, store.generations, observer
         self._policy, self._suite = policy, suite
         self._fingerprint = fingerprint(model)
-        self._following = Following(model, store, self._fingerprint)
+        self._following = Following(model, store, self._fingerprint, observer)
         self._level: LevelConfig | None = next((one for one in model.config.levels if one.scope == TENANT), None)
         self._thread = ThreadPoolExecutor(1, "hope-dreams", initializer=torch.set_num_threads, initargs=(1,))
 
@@ -108,7 +108,7 @@ class TenantConsolidation:
         Raises:
             Stopped: `halt` was set; nothing was written.
             Conflict: what it was made of has changed; nothing was written.
-            CorruptMemory, StoreUnavailable: as the store says.
+            CorruptMemory, OtherModel, StoreUnavailable: as the store says.
         """
         begun = time.monotonic()
         ended = await self._attempt(tenant, asked, halt)

@@ -35,6 +35,7 @@ from engine.sessions.records import (
 )
 from engine.sessions.sealing import seal_of
 from engine.sessions.staging import Staging
+from engine.sessions.tenants import Tenants
 
 _DELETE_ATTEMPTS = 10
 
@@ -58,7 +59,7 @@ class SessionStore:
         self._adopter = Adopter(connection, staging)
         self._history = History(connection, seal)
         self._queue = ConsolidationQueue(connection)
-        self.generations = GenerationStore(connection, seal)
+        self.generations, self.tenants = GenerationStore(connection, seal), Tenants(connection)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:
@@ -130,7 +131,6 @@ class SessionStore:
         """A page of a tenant's sessions in the order of their ids, and whether more follow.
 
         Args:
-            tenant: whose.
             limit: most sessions on the page.
             after: id of the last session of the page before; it may have been deleted since.
         """

@@ -52,7 +52,7 @@ def test_no_message_breaks_the_file(text: str) -> None:
 
 
 def test_another_models_file_is_a_conflict() -> None:
-    with pytest.raises(Conflict, match="another model"):
+    with pytest.raises(OtherModel, match="another model"):
         read_export(write_export(exported()), "f" * 16)
 
 
