@@ -11,6 +11,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Never
 
 import torch
 from tqdm import tqdm
@@ -140,7 +141,7 @@ class Relearning:
                 yield session
             after = found[-1].id if found else None
 
-    async def _put_generation_right(self, tenant: str, bar: tqdm[None]) -> None:
+    async def _put_generation_right(self, tenant: str, bar: tqdm[Never]) -> None:
         """Generation 0 in the place of an active one of another model, and a new one asked for."""
         generations = self._store.generations
         number = (await generations.standing(tenant)).active
@@ -164,7 +165,7 @@ class Relearning:
             "from the first turns of the sessions that contribute"
         )
 
-    async def _see_to(self, tenant: str, session: Session, bar: tqdm[None]) -> None:
+    async def _see_to(self, tenant: str, session: Session, bar: tqdm[Never]) -> None:
         try:
             await self._attempt(tenant, session.id)
         except NotFound:

@@ -13,11 +13,12 @@ from redis.asyncio import Redis
 from torch import Tensor
 
 from engine.config import EngineSettings, StoreSettings
+from engine.errors import OtherModel
 from engine.model.portable import unpack_row
 from engine.model.weights import load_checkpoint
 from engine.relearning import run_relearning
 from tests.engine.upgrades import BOUND, NEW, OLD, TOLD, heads, publish, relearn, relearning, tell_everything
-from tests.engines import TENANT, Recorder, everything, opened, say, stored_memory
+from tests.engines import TENANT, Recorder, bits, everything, opened, say, stored_memory
 from tests.tiny import memory_distance, tiny_tokenizer, write_tiny_checkpoint
 
 NUM_KILLED = 4
@@ -61,6 +62,19 @@ async def test_who_is_done_is_passed_over_and_a_dry_run_changes_nothing(redis_ur
     before = await everything(redis_url)
     assert (await relearn(redis_url)).relearned == 0
     assert await everything(redis_url) == before
+
+
+async def test_the_old_model_served_again_goes_back_to_what_it_knew(redis_url: str) -> None:
+    await tell_everything(redis_url)
+    async with opened(redis_url, OLD) as old:
+        before = bits(await stored_memory(old, "s-1"))
+    await relearn(redis_url)
+    async with opened(redis_url, OLD) as old:
+        with pytest.raises(OtherModel):
+            await say(old, "s-1", "Who is Rex?")
+        assert (await old.rollback(TENANT, "s-1", 3)).version == 5
+        assert bits(await stored_memory(old, "s-1")) == before
+        assert (await say(old, "s-1", "Who is Rex?")).index == 3
 
 
 async def test_a_session_that_was_rolled_back_to_nothing_gets_the_new_nothing(redis_url: str) -> None:
