@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from server.cli import main
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "chat", "train", "eval", "bench"])
+@pytest.mark.parametrize("command", ["serve", "worker", "relearn", "chat", "train", "eval", "bench"])
 def test_every_command_is_listed_and_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -51,6 +53,7 @@ def test_serve_help_names_the_variable_and_default_of_each_flag(capsys: pytest.C
         (["serve", "--port", "http"], "hope: --port: must be a whole number from 0 to 65535"),
         (["serve", "--host", "0.0.0.0"], "no API keys are set"),
         (["serve", "--checkpoint", "/nowhere"], "hope: no checkpoint in '/nowhere'"),
+        (["relearn", "--checkpoint", "/nowhere"], "hope: no checkpoint in '/nowhere'"),
         (["worker"], "hope: a worker needs the store"),
     ],
 )
@@ -127,6 +130,25 @@ def test_serve_keeps_a_worker_and_exits_0(checkpoint: Path, tmp_path: Path) -> N
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         assert not any(map(is_running, server.workers()))
+
+
+def test_no_log_holds_a_session_or_what_was_said(checkpoint: Path, tmp_path: Path) -> None:
+    with served(checkpoint, tmp_path, "--no-worker", "--log-level", "debug") as server:
+        httpx2.post(f"{server.url}/v1/sessions", json={"id": "my-own-name"}).raise_for_status()
+        turn = {"message": "A dog called Rufus.", "max_tokens": 4}
+        path = f"{server.url}/v1/sessions/my-own-name"
+        httpx2.post(f"{path}/turns", json=turn, timeout=60).raise_for_status()
+        httpx2.post(f"{path}/turns", json=turn | {"message": ""})
+        with connect(f"{path.replace('http', 'ws', 1)}/stream?of=Rufus") as socket:
+            socket.send(json.dumps({"type": "turn.create", "turn": turn}))
+            while '"turn.completed"' not in socket.recv():
+                pass
+        soon(lambda: "/v1/sessions/{session_id}/stream" in server.log.read_text())
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        logged = server.log.read_text()
+    for never in ("my-own-name", "Rufus", "127.0.0.1:"):
+        assert never not in logged
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
