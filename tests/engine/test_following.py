@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 
+from engine.consolidation.policy import SESSION_POLICY, GenerationPolicy
+from engine.consolidation.session import SessionConsolidation
+from engine.consolidation.suite import load_suite
+from engine.consolidation.tenant import TenantConsolidation
+from engine.consolidation.worker import Worker
 from engine.errors import OtherModel
 from tests.engine.upgrades import NEW, publish, tell_everything
 from tests.engines import TENANT, Recorder, opened, say
@@ -31,3 +38,21 @@ async def test_turns_run_under_generation_0_where_the_active_one_is_of_another_m
         assert TENANT not in caplog.text
         with pytest.raises(OtherModel):
             await new.activate_generation(TENANT, number)
+
+
+async def test_no_generation_is_built_upon_one_of_another_model(redis_url: str) -> None:
+    await tell_everything(redis_url)
+    await publish(redis_url)
+    observer, stop = Recorder(), asyncio.Event()
+    async with opened(redis_url, NEW) as new:
+        sessions = SessionConsolidation(*NEW, new.store, observer, SESSION_POLICY)
+        tenants = TenantConsolidation(*NEW, new.store, observer, GenerationPolicy(), load_suite())
+        working = asyncio.create_task(Worker(new.store, sessions, tenants, observer).run(stop))
+        async with asyncio.timeout(30):
+            ended = await new.consolidate(TENANT, wait=True)
+        stop.set()
+        await working
+        sessions.close()
+        tenants.close()
+    assert (ended.status, ended.to_generation) == ("failed", None)
+    assert "hope relearn" in (ended.reason or "")
