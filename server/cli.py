@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     relearn = _command(commands, "relearn", "read sessions of another checkpoint again", RELEARN)
     relearn.set_defaults(command=_relearn)
     relearn.add_argument("--dry-run", action="store_true", help="only count what is to be done")
-    _add_settings(relearn, ("engine", "store"))
+    _add_settings(relearn, ("engine", "store"), of_server=("log_level",))
     for name, text in HANDED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
@@ -183,7 +183,11 @@ def _command(
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, sections: tuple[str, ...]) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    sections: tuple[str, ...],
+    of_server: tuple[str, ...] = ("host", "insecure", "metrics_port", "log_level"),
+) -> None:
     from server.settings import OPTIONS, Settings
 
     parser.add_argument("--config", metavar="FILE", help="TOML file of settings [HOPE_CONFIG]")
@@ -197,7 +201,7 @@ def _add_settings(parser: argparse.ArgumentParser, sections: tuple[str, ...]) ->
     if "server" not in sections:
         group = parser.add_argument_group("[server]")
         for option in OPTIONS:
-            if option.name in ("host", "insecure", "metrics_port", "log_level"):
+            if option.name in of_server:
                 default = getattr(Settings().server, option.name)
                 _add_setting(group, option.flag, option.variable, option.help, default)
 

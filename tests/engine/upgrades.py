@@ -40,7 +40,7 @@ async def tell_everything(redis_url: str) -> dict[str, list[Turn]]:
     async with opened(redis_url, OLD) as old:
         for name, messages in TOLD.items():
             await old.create_session(TENANT, name, {}, name == "s-1")
-            turns[name] = [await say(old, name, message, idempotency_key=message) for message in messages]
+            turns[name] = [await say(old, name, message, max_tokens=3, idempotency_key=message) for message in messages]
     return turns
 
 
