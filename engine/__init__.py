@@ -19,7 +19,7 @@ from engine.core import (
     LevelView,
     MemoryReport,
     MemoryView,
-    Observer,
+    QuarantineView,
     Said,
     Session,
     SurprisePoint,
@@ -56,6 +56,7 @@ from engine.errors import (
     Unsupported,
 )
 from engine.logprobs import Candidate, SaidToken
+from engine.observer import Observer
 from engine.sessions.address import read_address as check_store_url
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ __all__ = [
     "Observer",
     "OtherModel",
     "Overloaded",
+    "QuarantineView",
     "RateLimited",
     "Relearned",
     "Said",

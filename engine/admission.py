@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from engine.config import EngineSettings
-from engine.core import Observer, Turn, TurnCompleted, TurnEvent, TurnRequest
+from engine.core import Turn, TurnCompleted, TurnEvent, TurnRequest
 from engine.errors import (
     DeadlineExceeded,
     Draining,
@@ -23,6 +24,7 @@ from engine.errors import (
     TooLarge,
     TurnCancelled,
 )
+from engine.observer import Observer
 from engine.sessions.limits import LEARNED, TOKENS, TURNS, Limits
 from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
@@ -40,7 +42,12 @@ class Admission:
 
     def __init__(self, tokenizer: Tokenizer, store: SessionStore, settings: EngineSettings, observer: Observer) -> None:
         self._tokenizer, self._settings, self._observer = tokenizer, settings, observer
-        limits = Limits(settings.turns_per_minute, settings.tokens_per_minute, settings.learned_tokens_per_minute)
+        limits = Limits(
+            settings.turns_per_minute,
+            settings.tokens_per_minute,
+            settings.learned_tokens_per_minute,
+            settings.learned_tokens_per_session_hour,
+        )
         self._limiter = store.limiter(limits)
         self._open_turns = 0
         self.draining = False
@@ -106,9 +113,32 @@ class Admission:
             )
         return size
 
-    async def take_credit(self, tenant: str, num_tokens: int, *, learn: bool) -> None:
-        """Lets a turn begin that reads so many tokens; raises RateLimited where its tenant has no credit left."""
-        await self._limiter.take(tenant, {TURNS: 1, TOKENS: num_tokens} | ({LEARNED: num_tokens} if learn else {}))
+    async def take_credit(self, tenant: str, session_id: str, request: TurnRequest, num_tokens: int) -> TurnRequest:
+        """Lets a turn begin that reads so many tokens.
+
+        Returns:
+            The request; where its session has learned enough for now, one that learns nothing.
+
+        Raises:
+            RateLimited: the tenant has no credit left, or the session has none and the turn is for learning only.
+        """
+        if request.learn and session_id:
+            wait_s = await self._limiter.learn(tenant, session_id, num_tokens)
+            if wait_s and not request.max_tokens:
+                limit = self._settings.learned_tokens_per_session_hour
+                raise RateLimited(
+                    f"the session has learned from its {limit} tokens an hour: wait, or feed it less at once",
+                    retry_after_s=wait_s,
+                )
+            request = replace(request, learn=not wait_s)
+        try:
+            used = {TURNS: 1, TOKENS: num_tokens} | ({LEARNED: num_tokens} if request.learn else {})
+            await self._limiter.take(tenant, used)
+        except RateLimited:
+            if request.learn and session_id:
+                await self._limiter.learn(tenant, session_id, -num_tokens, anyhow=True)
+            raise
+        return request
 
     async def take_spoken(self, tenant: str, turn: Turn) -> None:
         """What the turn has spoken and, where it did, learned from."""
@@ -117,6 +147,8 @@ class Admission:
         # The turn is over, whatever becomes of its account.
         with contextlib.suppress(StoreUnavailable):
             await self._limiter.take(tenant, used, anyhow=True)
+            if turn.memory.learned:
+                await self._limiter.learn(tenant, turn.session_id, spoken, anyhow=True)
 
     def _make_room(self) -> None:
         if self.draining:

@@ -232,6 +232,7 @@ class StoreSettings:
         idempotency_ttl_s: seconds an idempotency record is kept (the contract says 24 h).
         keep_versions: how many of a session's last memory versions are retained.
         keep_days: of so many days, today among them, the last version each is retained too.
+        generations_url: folder or object store for the bytes of generations (`file://`, `s3://`, …); None: the store.
         store_key_file: file of keys with which memories are sealed (`engine/sessions/sealing.py`); None seals nothing.
         encrypt_memories: encrypt them; else a seal only signs.
         refuse_unsealed: serve no memory that was stored before there was a key.
@@ -243,6 +244,7 @@ class StoreSettings:
     idempotency_ttl_s: int = 86_400
     keep_versions: int = 8
     keep_days: int = 7
+    generations_url: str | None = None
     store_key_file: Path | None = None
     encrypt_memories: bool = False
     refuse_unsealed: bool = False
@@ -267,6 +269,10 @@ class EngineSettings:
         turns_per_minute: turns a tenant may begin in a minute, on all replicas together; 0 for no limit.
         tokens_per_minute: tokens a tenant's turns may read and speak in a minute; a turn that began is not cut short.
         learned_tokens_per_minute: tokens a tenant's sessions may learn from in a minute.
+        learned_tokens_per_session_hour: tokens a session may learn from in an hour; over it, turns are answered without
+            learning. 0 for no limit.
+        surprise_per_consolidation: nats of surprise, summed over turns, after which a session is handed to the worker;
+            0: only turns and quiet count.
         idle_consolidation_s: quiet seconds after which a session is handed to the worker.
         generation_every_s: seconds after a contributing session's turn until its tenant gets a new generation; 0: only
             when asked for.
@@ -290,3 +296,5 @@ class EngineSettings:
     turns_per_minute: int = 0
     tokens_per_minute: int = 0
     learned_tokens_per_minute: int = 0
+    learned_tokens_per_session_hour: int = 0
+    surprise_per_consolidation: float = 64.0

@@ -24,7 +24,7 @@ from engine.core import (
     GenerationView,
     Health,
     MemoryView,
-    Observer,
+    QuarantineView,
     Said,
     Session,
     Turn,
@@ -37,9 +37,12 @@ from engine.grounds import Ground
 from engine.health import Pulse
 from engine.model.hope import Hope
 from engine.model.weights import load_checkpoint
-from engine.sessions.opening import Opened, open_store
+from engine.observer import Observer
+from engine.sessions.embedded import EmbeddedStore
+from engine.sessions.opening import open_store
 from engine.sessions.past import turn_and_last
 from engine.sessions.records import now_iso
+from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer
 from engine.turns import Turns
 from engine.views import memory_view
@@ -56,17 +59,19 @@ class Engine:
         self,
         model: Hope,
         tokenizer: Tokenizer,
-        opened: Opened,
+        store: SessionStore,
         settings: EngineSettings,
         store_settings: StoreSettings,
         observer: Observer,
+        *,
+        redis_url: str,
+        embedded: EmbeddedStore | None = None,
     ) -> None:
-        store = opened.store
         self.model, self.tokenizer, self.store = model, tokenizer, store
         self.settings, self.store_settings, self.observer = settings, store_settings, observer
-        self.redis_url = opened.url
+        self.redis_url = redis_url
         self.model_name = "hope"
-        self._opened = opened
+        self._embedded = embedded
         self._admission = Admission(tokenizer, store, settings, observer)
         self._turns = Turns(model, tokenizer, store, settings, store_settings, observer, self._admission)
         self._chats = Chats(store, self._turns)
@@ -93,11 +98,11 @@ class Engine:
             StoreUnavailable: the store does not answer.
         """
         torch.set_num_threads(settings.torch_threads)
-        if loaded is None:
-            loaded = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
-        model, tokenizer = loaded
+        model, tokenizer = loaded or await asyncio.to_thread(load_checkpoint, settings.checkpoint)
         model.config.check_servable()
-        engine = cls(model, tokenizer, await open_store(store_settings), settings, store_settings, observer)
+        store, embedded = await open_store(store_settings)
+        url = embedded.url if embedded else str(store_settings.redis_url)
+        engine = cls(model, tokenizer, store, settings, store_settings, observer, redis_url=url, embedded=embedded)
         engine._turns.loop.start()
         return engine
 
@@ -116,7 +121,9 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await self._admission.idle.wait()
-        await self._opened.close()
+        await self.store.close()
+        if self._embedded:
+            await self._embedded.stop()
 
     def turn(self, tenant: str, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
         """One turn: `TurnCreated`, `TurnToken`s, `TurnCompleted`.
@@ -255,8 +262,11 @@ class Engine:
         One that runs already is what is returned.
 
         Args:
-            wait: until it has ended, at most ten minutes.
+            wait: until it has ended, at most ten minutes; and no longer than there is a worker.
             without: id of a session, deleted or not: begin again from the last generation that had not learned from it.
+
+        Raises:
+            Overloaded: it was to be waited for, and there is no worker; it stays in line for one.
         """
         return await self._generations.consolidate(tenant, wait, without)
 
@@ -273,14 +283,17 @@ class Engine:
         return await self._generations.views(tenant)
 
     async def activate_generation(self, tenant: str, number: int) -> GenerationView:
-        """Makes a generation the active one for all replicas, from their next turn on.
-
-        Raises:
-            NotFound: it is not kept.
-            OtherModel: it is of another model than the one that is served.
-        """
+        """Makes a generation active for all replicas, from their next turn on; else NotFound or OtherModel."""
         await self._turns.grounds.following.load(tenant, number)
         return await self._generations.activate(tenant, number)
+
+    async def quarantine(self, tenant: str) -> list[QuarantineView]:
+        """The sessions that spoiled candidates for a generation, latest first."""
+        return await self._generations.quarantine(tenant)
+
+    async def let_out(self, tenant: str, session_id: str) -> None:
+        """Has a session in quarantine tried again, or NotFound."""
+        await self._generations.let_out(tenant, session_id)
 
     async def health(self) -> Health:
         """Liveness of the engine's thread; readiness: the store answers, not draining, queue below its mark."""

@@ -9,10 +9,10 @@ import asyncio
 import logging
 from collections import OrderedDict
 
-from engine.core import Observer
 from engine.errors import CorruptMemory, OtherModel
 from engine.model.hope import Hope, Memory
 from engine.model.shared import unpack_shared
+from engine.observer import Observer
 from engine.sessions.snapshot import unpack
 from engine.sessions.store import SessionStore
 

@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from engine.config import EngineSettings, StoreSettings
-from engine.core import Observer, Session, TurnRequest
+from engine.core import Session, TurnRequest
 from engine.errors import Conflict, OtherModel, StoreUnavailable
 from engine.following import OTHER_MODEL, Following
 from engine.model.hope import Hope, Memory
 from engine.model.portable import unpack_row
 from engine.model.shared import with_shared
 from engine.model.weights import fingerprint
+from engine.observer import Observer
 from engine.seen_through import SeenThrough
 from engine.sessions.commits import as_it_was
 from engine.sessions.keeping import kept

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from engine.config import CMS_FAST, TITANS, EngineSettings
-from engine.core import Observer
 from engine.errors import DeadlineExceeded, HopeError, Internal, TurnCancelled
 from engine.live import Failed, Finished, LiveTurn
 from engine.model.hope import POSITION, Hope, Memory
 from engine.model.learning import Lesson, learn
 from engine.model.portable import distance, pack_row, unpack_row
 from engine.model.shared import session_part
+from engine.observer import Observer
 from engine.runner import Runner
 from engine.sampler import odds, sample
 from engine.scheduler import Demand, Share, admit, schedule

@@ -17,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
-from engine.core import Observer, Session
+from engine.core import Session
 from engine.errors import Conflict, CorruptMemory, HopeError, Internal, LeaseLost, NotFound, OtherModel, Overloaded
 from engine.following import Following
 from engine.model.hope import Hope
 from engine.model.weights import fingerprint, load_checkpoint
+from engine.observer import Observer
 from engine.rereading import Rereading
 from engine.sessions.opening import open_store
 from engine.sessions.records import Commit
@@ -71,13 +72,15 @@ async def run_relearning(
     torch.set_num_threads(settings.torch_threads)
     model, tokenizer = await asyncio.to_thread(load_checkpoint, settings.checkpoint)
     model.config.check_servable()
-    opened = await open_store(store_settings)
-    relearning = Relearning(model, tokenizer, opened.store, settings, observer, dry_run=dry_run)
+    store, embedded = await open_store(store_settings)
+    relearning = Relearning(model, tokenizer, store, settings, observer, dry_run=dry_run)
     try:
         await relearning.run()
     finally:
         await relearning.close()
-        await opened.close()
+        await store.close()
+        if embedded:
+            await embedded.stop()
     return relearning.done
 
 

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator
 from torch import Tensor
 
 from engine.config import EngineSettings
-from engine.core import Observer, Said, Session, Turn, TurnRequest
+from engine.core import Said, Session, Turn, TurnRequest
 from engine.errors import Conflict
 from engine.live import Failed, Finished, LiveTurn, Signal
 from engine.loop import EngineLoop
 from engine.model.hope import Hope, Memory
 from engine.model.portable import pack_row, unpack_row
 from engine.model.shared import with_shared
+from engine.observer import Observer
 from engine.sessions.chain import ASSISTANT, BEGINNING, extend
 from engine.sessions.store import SessionStore
 from engine.tokenizer import Tokenizer

@@ -18,9 +18,7 @@ from dataclasses import asdict, replace
 from engine.admission import Admission
 from engine.config import CMS_FAST, TITANS, EngineSettings, StoreSettings
 from engine.core import (
-    Observer,
     Said,
-    Session,
     Timing,
     Turn,
     TurnCompleted,
@@ -29,11 +27,13 @@ from engine.core import (
     TurnRequest,
     TurnToken,
 )
-from engine.errors import HopeError, StoreUnavailable
+from engine.errors import HopeError
 from engine.grounds import Ground, Grounds
+from engine.handover import Handover
 from engine.live import Failed, Finished, LiveTurn, Signal, Spoken
 from engine.loop import EngineLoop
 from engine.model.hope import Hope, Memory
+from engine.observer import Observer
 from engine.seen_through import SeenThrough
 from engine.sessions.records import Commit
 from engine.sessions.snapshot import pack
@@ -62,6 +62,7 @@ class Turns:
         self.admission = admission
         self._see_through = SeenThrough()
         self.grounds = Grounds(model, store, settings, store_settings, observer, self._see_through)
+        self._handover = Handover(store, settings)
         self._turnstile = Turnstile()
         self._rows = 0
 
@@ -89,7 +90,7 @@ class Turns:
                 yield event
             if stored is not None:
                 return
-            await self.admission.take_credit(tenant, size, learn=request.learn)
+            request = await self.admission.take_credit(tenant, session_id, request, size)
             async with self.grounds.stand(tenant, session_id, request, arrived) as ground:
                 # Another replica may have finished the same request while this one waited for the lease.
                 stored = await self._stored(tenant, session_id, request, digest)
@@ -196,18 +197,10 @@ class Turns:
         else:  # the answer was so late that another replica's turn came between: its memory is the head's
             self.grounds.forget(tenant, session.id)
         self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
-        await self._hand_to_worker(tenant, session, commit.turn.index + 1)
-        return committed
-
-    async def _hand_to_worker(self, tenant: str, session: Session, num_turns: int) -> None:
-        """Every so many turns at once, else when the session has gone quiet; its tenant once a period."""
-        due_now = num_turns % self.settings.turns_per_consolidation == 0
-        delay = 0.0 if due_now else self.settings.idle_consolidation_s
         # The turn is durable; a session that misses its place in line gets another with its next turn.
-        with contextlib.suppress(StoreUnavailable):
-            await self.store.enqueue_consolidation(tenant, session.id, delay)
-            if session.contribute and self.settings.generation_every_s:
-                await self.store.generations.schedule(tenant, self.settings.generation_every_s)
+        with contextlib.suppress(HopeError):
+            await self._handover.put(tenant, session, commit.turn.index + 1)
+        return committed
 
 
 def _post(loop: asyncio.AbstractEventLoop, signals: asyncio.Queue[Signal], signal: Signal) -> None:

@@ -131,6 +131,7 @@ class Metrics:
         self._runs = self._counter("consolidation_runs", "Consolidations that ended.", "outcome")
         self._run_seconds = self._histogram("consolidation_seconds", "One consolidation.", _DURATION_S)
         self._run_turns = self._counter("consolidation_turns", "Turns that were consolidated.")
+        self._set_aside = self._counter("sessions_set_aside", "Sessions that spoiled a candidate.", "outcome")
 
     def failed(self, code: str) -> None:
         """A request or a turn ended with an error of the contract."""
@@ -185,6 +186,9 @@ class Metrics:
         self._runs.labels(outcome).inc()
         self._run_seconds.observe(seconds)
         self._run_turns.inc(num_turns)
+
+    def set_aside(self, outcome: str, count: int) -> None:
+        self._set_aside.labels(outcome).inc(count)
 
     def render(self) -> bytes:
         """The Prometheus text of all of it."""

@@ -16,6 +16,7 @@ from engine import (
     Consolidation,
     GenerationView,
     InvalidRequest,
+    QuarantineView,
     Session,
     Turn,
     TurnCompleted,
@@ -191,6 +192,24 @@ class GenerationList:
     data: list[GenerationView]
     has_more: Literal[False] = False
     object: Literal["list"] = "list"
+
+
+@dataclass(frozen=True)
+class QuarantineList:
+    """The sessions in quarantine, latest first."""
+
+    data: list[QuarantineView]
+    has_more: Literal[False] = False
+    object: Literal["list"] = "list"
+
+
+@dataclass(frozen=True)
+class QuarantineDeleted:
+    """A session is out of quarantine."""
+
+    session_id: str
+    object: Literal["quarantine.deleted"] = "quarantine.deleted"
+    deleted: Literal[True] = True
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,16 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number of at least 0") from None
+    if not 0 <= value < 1e9:
+        raise ValueError("must be a number of at least 0")
+    return value
+
+
 def _switch(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -133,6 +143,12 @@ def _redis_url(text: str) -> str:
         check_store_url(text)
     except InvalidRequest as error:
         raise ValueError(error.message) from None
+    return text
+
+
+def _folder_url(text: str) -> str:
+    if "://" not in text:
+        raise ValueError("must be a URL: file:///a/folder, s3://bucket/folder, ...")
     return text
 
 
@@ -174,6 +190,8 @@ OPTIONS = (
     Option("engine", "turns_per_minute", _whole(0), "turns a tenant may begin in a minute; 0: no limit"),
     Option("engine", "tokens_per_minute", _whole(0), "tokens a tenant may read and be told in a minute; 0: no limit"),
     Option("engine", "learned_tokens_per_minute", _whole(0), "tokens a tenant's sessions may learn from in a minute"),
+    Option("engine", "learned_tokens_per_session_hour", _whole(0), "tokens a session may learn from in an hour"),
+    Option("engine", "surprise_per_consolidation", _amount, "nats of surprise after which the worker consolidates"),
     Option("engine", "turns_per_consolidation", _whole(1), "turns after which the worker consolidates"),
     Option("engine", "idle_consolidation_s", _seconds, "quiet after which the worker consolidates"),
     Option("engine", "generation_every_s", _whole(0), "seconds until contributed turns make a generation; 0: on call"),
@@ -183,6 +201,7 @@ OPTIONS = (
     Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),
     Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),
     Option("store", "keep_versions", _whole(1), "memory versions kept of each session"),
+    Option("store", "generations_url", _optional(_folder_url), "folder or object store for generations; none: Redis"),
     Option("store", "keep_days", _whole(0), "days of which the last version each is kept too"),
     Option("store", "store_key_file", _optional(Path), "file of keys that seal memories in the store; none: unsealed"),
     Option("store", "encrypt_memories", _switch, "encrypt what is sealed, and not only sign it"),

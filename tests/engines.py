@@ -72,6 +72,9 @@ class Recorder:
     def consolidation(self, outcome: str, seconds: float, num_turns: int) -> None:
         """The worker's, not the engine's."""
 
+    def set_aside(self, outcome: str, count: int) -> None:
+        """The worker's, not the engine's."""
+
 
 def loaded(name: str = "initial", **changes: Any) -> tuple[Hope, Tokenizer]:
     """A tiny model (with `changes` of its configuration) or the shipped one, and its tokenizer."""

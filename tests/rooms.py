@@ -15,7 +15,7 @@ OURS = ("engine", "server", "clients", "tests")
 
 # Room -> the rooms of `engine` it may import. The longest matching name is a module's room. A room may always
 # import itself; `engine` is the face (engine/__init__.py), which may show anything.
-_NOUNS = frozenset({"engine.core", "engine.logprobs", "engine.config", "engine.errors"})
+_NOUNS = frozenset({"engine.core", "engine.logprobs", "engine.config", "engine.errors", "engine.observer"})
 _TEXT = frozenset({"engine.tokenizer", "engine.sampler"})
 _EVERYTHING_BELOW = (
     _NOUNS
@@ -31,6 +31,7 @@ _EVERYTHING_BELOW = (
         "engine.following",
         "engine.generations",
         "engine.grounds",
+        "engine.handover",
         "engine.health",
         "engine.seen_through",
         "engine.turns",
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine.config": frozenset({"engine.errors"}),
     "engine.logprobs": frozenset(),
     "engine.core": frozenset({"engine.logprobs", "engine.config", "engine.errors"}),
+    "engine.observer": frozenset({"engine.core"}),
     "engine.tokenizer": _NOUNS,
     "engine.from_file": _NOUNS,
     "engine.sampler": _NOUNS | {"engine.tokenizer"},
@@ -62,6 +64,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine.following": _NOUNS | {"engine.model", "engine.sessions"},
     "engine.generations": _NOUNS | {"engine.sessions"},
     "engine.grounds": _NOUNS | {"engine.seen_through", "engine.following", "engine.model", "engine.sessions"},
+    "engine.handover": _NOUNS | {"engine.sessions"},
     "engine.health": _NOUNS | {"engine.admission", "engine.loop", "engine.sessions"},
     "engine.turns": _EVERYTHING_BELOW,
     "engine.chats": _NOUNS | {"engine.turns", "engine.sessions"},

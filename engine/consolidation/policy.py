@@ -93,6 +93,7 @@ class GenerationPolicy:
         least_retention: share of what the parent still knew of earlier generations.
         least_calm: share of replies, to what nobody told, that stay as they were.
         most_perplexity: times the parent's, on the fixed text.
+        most_attempts: candidates made at most of one consolidation, to find who spoils it.
     """
 
     most_turns: int = 256
@@ -122,6 +123,7 @@ class GenerationPolicy:
     least_retention: float = 0.8
     least_calm: float = 0.6
     most_perplexity: float = 1.02
+    most_attempts: int = 8
 
     def share_of_session(self, num_sessions: int) -> float:
         """The most of a step that one of so many sessions may have."""

@@ -11,25 +11,24 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from engine.config import CMS_MEDIUM
+from engine.consolidation.background import Background, Stopped
 from engine.consolidation.policy import GenerationPolicy, ReplayPolicy
 from engine.consolidation.portion import Portion
 from engine.consolidation.replay import UPDATES, compose, is_finite, mean_surprise, medium_of, step, with_medium
 from engine.consolidation.suite import Suite, load_suite
-from engine.core import Observer, Turn
+from engine.core import Turn
 from engine.errors import Conflict, LeaseLost, Overloaded, StoreUnavailable
 from engine.following import Following
 from engine.model.hope import Hope, Memory
 from engine.model.weights import fingerprint
+from engine.observer import Observer
 from engine.sessions.records import Commit, Head, Lease
 from engine.sessions.snapshot import pack, unpack
 from engine.sessions.store import SessionStore
@@ -40,12 +39,6 @@ logger = logging.getLogger("hope.worker")
 # A turn holds its lease while it runs; whoever waits longer than this comes back later.
 WAIT_FOR_LEASE_S = 60.0
 LOOK_AROUND_S = 0.5
-
-Result = TypeVar("Result")
-
-
-class Stopped(Exception):
-    """The consolidation was told to halt; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,15 @@ class _Ground:
         """Turns that will have been taken in."""
         return self.num_consolidated_turns + len(self.turns)
 
+    @property
+    def surprise(self) -> float:
+        """Of the turns, all together."""
+        return sum(turn.memory.surprise for turn in self.turns)
+
 
 @dataclass(frozen=True)
 class _Learned:
-    """What came of a portion; `medium` is None where it must not be kept."""
+    """What came of a portion; `medium` is None where it must not be kept, and the ground's where nothing was told."""
 
     medium: Memory | None
     surprise_before: float
@@ -97,12 +95,11 @@ class SessionConsolidation:
         self._store, self._observer, self._policy = store, observer, policy
         self._fingerprint, self._suite = fingerprint(model), suite or load_suite()
         self._following = Following(model, store, self._fingerprint, observer)
-        # One thread, and in it one thread of torch: replay is to stay in the background.
-        self._thread = ThreadPoolExecutor(1, "hope-replay", initializer=torch.set_num_threads, initargs=(1,))
+        self._background = Background("hope-replay")
 
     def close(self) -> None:
         """Ends the thread after its current step."""
-        self._thread.shutdown(wait=True)
+        self._background.close()
 
     async def next_portion(self, tenant: str, session_id: str, halt: asyncio.Event) -> bool:
         """Takes the session's oldest new turns in; True where there were more than one portion holds.
@@ -121,6 +118,11 @@ class SessionConsolidation:
             return False
         _, shared = await self._following.active(tenant)
         learned = await self._learn(ground, shared, halt)
+        if learned.medium is ground.medium:
+            # Small talk: nothing to keep, and nothing to be gone through again.
+            await self._commit(tenant, session_id, ground, None, halt)
+            self._observer.consolidation("empty", time.monotonic() - begun, len(ground.turns))
+            return ground.more
         if learned.medium is None:
             self._observer.memory_update(CMS_MEDIUM, "rejected", 0.0)
             self._observer.consolidation("failed", time.monotonic() - begun, len(ground.turns))
@@ -179,10 +181,10 @@ class SessionConsolidation:
         rate = policy.rate(len(ground.turns))
         medium, before, norm, unmoved = ground.medium, float("nan"), 0.0, 0
         for number in range(policy.num_steps):
-            medium, done = await self._compute(partial(step, model, medium, rows, policy, rate), halt)
+            medium, done = await self._background.compute(partial(step, model, medium, rows, policy, rate), halt)
             before = done.surprise if number == 0 else before
             norm, unmoved = norm + done.update_norm, max(unmoved, done.num_unmoved)
-        after = await self._compute(partial(mean_surprise, model, medium, rows, policy), halt)
+        after = await self._background.compute(partial(mean_surprise, model, medium, rows, policy), halt)
         self._observer.tokens("learned", sum(len(row.tokens) for row in rows) * policy.num_steps)
         if 0 < unmoved < len(rows):
             self._observer.memory_update(CMS_MEDIUM, "rejected", 0.0)
@@ -197,26 +199,34 @@ class SessionConsolidation:
         seed = int(medium[UPDATES])
         portion = Portion(self._model, self._tokenizer, self._suite, policy, medium, shared, seed)
         for turn in turns:
-            await self._compute(partial(portion.take_in, turn), halt)
-        if not await self._compute(portion.prepare, halt):
+            await self._background.compute(partial(portion.take_in, turn), halt)
+        if not await self._background.compute(portion.prepare, halt):
             return _Learned(medium, 0.0, 0.0, 0.0)
         losses, norm = [], 0.0
         for number in range(policy.num_steps):
-            done = await self._compute(partial(portion.step, number), halt)
+            done = await self._background.compute(partial(portion.step, number), halt)
             losses.append(done.loss)
             norm += done.update_norm
         learned = portion.medium
         harmless = losses[-1] <= losses[0]  # False too where either is not a number
         return _Learned(learned if harmless and is_finite(learned) else None, losses[0], losses[-1], norm)
 
-    async def _commit(self, tenant: str, session_id: str, ground: _Ground, medium: Memory, halt: asyncio.Event) -> None:
-        """Under the lease, and no longer than that takes: the newest memory with the learned `cms.medium`."""
+    async def _commit(
+        self, tenant: str, session_id: str, ground: _Ground, medium: Memory | None, halt: asyncio.Event
+    ) -> None:
+        """Under the lease, and no longer than that takes: the newest memory with the learned `cms.medium`.
+
+        Where nothing was learned (None), no more than that the turns have been taken in.
+        """
         lease = await self._lease(tenant, session_id, halt)
         try:
             begun = time.monotonic()
             head = await self._store.head(tenant, session_id)
             version, tensors = await self._load(tenant, session_id)
             await self._check(tenant, head, ground, tensors)
+            if medium is None:
+                await self._store.pass_turns(lease, head, ground.mark, ground.surprise)
+                return
             blob = pack(with_medium(tensors, medium, self._model), fingerprint=self._fingerprint)
             commit = Commit(
                 memory=blob,
@@ -227,6 +237,7 @@ class SessionConsolidation:
                 request_digest="",
                 commit_id=f"consolidation-{secrets.token_hex(12)}",
                 num_consolidated_turns=ground.mark,
+                surprise=ground.surprise,
             )
             await self._store.commit(lease, version, commit)
             self._observer.stored("commit", "ok", time.monotonic() - begun, len(blob))
@@ -254,9 +265,3 @@ class SessionConsolidation:
         same_turns = tuple(turns) == ground.turns and head.session.num_turns >= ground.mark
         if head.num_consolidated_turns != ground.num_consolidated_turns or not (same_medium and same_turns):
             raise Conflict("the session was consolidated or rolled back meanwhile")
-
-    async def _compute(self, work: Callable[[], Result], halt: asyncio.Event) -> Result:
-        """One step of work on the thread, unless told to halt."""
-        if halt.is_set():
-            raise Stopped
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -5,7 +5,7 @@ Reads the store and writes nothing; knows no model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.consolidation.policy import GenerationPolicy
@@ -22,23 +22,31 @@ class Source:
 
     Attributes:
         name: the session's hash.
+        session_id: its id.
         mark: turns of it that will have been taken in, those before included.
         turns: without those that are no language, or that say again what was said.
     """
 
     name: str
+    session_id: str
     mark: int
     turns: tuple[Turn, ...]
 
 
 async def gather(
-    store: SessionStore, tenant: str, learned: Mapping[str, int], policy: GenerationPolicy, without: str | None = None
+    store: SessionStore,
+    tenant: str,
+    learned: Mapping[str, int],
+    policy: GenerationPolicy,
+    without: str | None = None,
+    excluded: Container[str] = (),
 ) -> list[Source]:
     """Every contributing session with turns that are not in `learned` yet.
 
     Args:
         learned: turns taken in so far, by session hash.
         without: id of a session to leave out.
+        excluded: hashes of more of them.
     """
     waiting: list[tuple[Session, str, int]] = []
     after: str | None = None
@@ -48,16 +56,19 @@ async def gather(
         for session in sessions:
             name = session_hash(tenant, session)
             known = learned.get(name, 0)
-            if session.contribute and session.num_turns > known and session.id != without:
+            left_out = session.id == without or name in excluded
+            if session.contribute and session.num_turns > known and not left_out:
                 waiting.append((session, name, known))
         after = sessions[-1].id if sessions else None
+    # First come, first served: a flood of new sessions makes no older one wait.
+    waiting.sort(key=lambda found: (found[0].created_at, found[0].id))
     # An equal part of the room for each, so that one that talks much does not crowd out the others.
     each = max(1, min(policy.most_turns_of_session, policy.most_turns // max(1, len(waiting))))
     found = []
     for session, name, known in waiting[: policy.most_turns]:
         turns = await store.turns_at(tenant, session.id, known, each)
         if turns:
-            found.append(Source(name, known + len(turns), tuple(worth_learning(turns, policy))))
+            found.append(Source(name, session.id, known + len(turns), tuple(worth_learning(turns, policy))))
     return found
 
 

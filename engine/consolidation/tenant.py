@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
-
-import torch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine.config import LevelConfig
-from engine.consolidation.distill import Distilled, Material, draw, step, with_step_state, without_step_state
-from engine.consolidation.dreams import Dream, Dreamer, Example, batches, examples
-from engine.consolidation.gate import Examination, Gate, norm, reason_of
+from engine.consolidation.background import Background
+from engine.consolidation.candidate import Candidate, Candidates, Dreamt
+from engine.consolidation.culprits import Verdict, judge
+from engine.consolidation.gate import norm, reason_of
+from engine.consolidation.ground import Ground, Grounds
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.rehearsal import crowded_out, read_dreams, write_dreams
-from engine.consolidation.session import Stopped
-from engine.consolidation.sources import Source, base_without, gather, lineage
+from engine.consolidation.sources import Source
 from engine.consolidation.suite import Suite
-from engine.core import Consolidation, GateCheck, Observer
+from engine.core import Consolidation, GateCheck
 from engine.following import Following
-from engine.model.hope import Hope, Memory
-from engine.model.shared import TENANT, initial_shared, pack_shared, unpack_shared
+from engine.model.hope import Hope
+from engine.model.shared import pack_shared
 from engine.model.weights import fingerprint
-from engine.sessions.generations import Asked, Generation, Publication, Standing
+from engine.observer import Observer
+from engine.sessions.generations import Asked, Generation, Publication
+from engine.sessions.quarantine import Blame
 from engine.sessions.records import now_iso
 from engine.sessions.snapshot import pack
 from engine.sessions.store import SessionStore
@@ -41,33 +37,35 @@ from engine.tokenizer import Tokenizer
 
 logger = logging.getLogger("hope.worker")
 
-Result = TypeVar("Result")
-
 
 @dataclass(frozen=True)
-class _Ground:
-    """What a candidate stands on: the store's standing, the generation it begins from, and what is taken in."""
+class _Found:
+    """What came of trying: the candidate that is let in, if any, the first try's figures, and the verdict."""
 
-    standing: Standing
-    kept: dict[int, Generation]
-    number: int
-    base: Generation | None
-    shared: Memory
-    rehearsal: dict[str, str]
-    sources: list[Source]
+    candidate: Candidate | None = None
+    gate: dict[str, GateCheck] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
     @property
-    def learned(self) -> dict[str, int]:
-        """Turns taken in so far, by session hash."""
-        return dict(self.base.learned) if self.base is not None else {}
+    def culprits(self) -> Mapping[str, str]:
+        """Sessions that are set aside, and why."""
+        return self.verdict.culprits if self.verdict is not None else {}
 
+    @property
+    def attempts(self) -> list[str]:
+        """What was tried, in words."""
+        tried = self.verdict.attempts if self.verdict is not None else ()
+        return [f"{_counted(len(one.names))}: {one.refused or 'let in'}" for one in tried]
 
-@dataclass(frozen=True)
-class _Candidate:
-    shared: Memory
-    losses: tuple[float, float]
-    dreams: dict[str, list[Dream]]
-    gate: dict[str, GateCheck]
+    @property
+    def reason(self) -> str | None:
+        """Why not all sessions were let in; None where they were."""
+        verdict = self.verdict
+        if verdict is None or verdict.attempts[0].refused is None:
+            return None
+        waiting = len(verdict.attempts[0].names) - len(verdict.let_in) - len(verdict.culprits)
+        outcome = f"{_counted(len(verdict.let_in))} let in, {len(verdict.culprits)} set aside, {waiting} to wait"
+        return f"{outcome}; tried " + "; ".join(self.attempts)
 
 
 class TenantConsolidation:
@@ -90,17 +88,17 @@ class TenantConsolidation:
         policy: GenerationPolicy,
         suite: Suite,
     ) -> None:
-        self._model, self._tokenizer = model.requires_grad_(False), tokenizer
-        self._store, self._generations, self._observer = store, store.generations, observer
-        self._policy, self._suite = policy, suite
+        model.requires_grad_(False)
+        self._generations, self._observer, self._policy = store.generations, observer, policy
         self._fingerprint = fingerprint(model)
-        self._following = Following(model, store, self._fingerprint, observer)
-        self._level: LevelConfig | None = next((one for one in model.config.levels if one.scope == TENANT), None)
-        self._thread = ThreadPoolExecutor(1, "hope-dreams", initializer=torch.set_num_threads, initargs=(1,))
+        following = Following(model, store, self._fingerprint, observer)
+        self._grounds = Grounds(model, store, following, policy)
+        self._background = Background("hope-dreams")
+        self._candidates = Candidates(model, tokenizer, observer, policy, suite, self._background)
 
     def close(self) -> None:
         """Ends the thread after its current step."""
-        self._thread.shutdown(wait=True)
+        self._background.close()
 
     async def run(self, tenant: str, asked: Asked, halt: asyncio.Event) -> Consolidation:
         """Sees one consolidation through.
@@ -123,118 +121,85 @@ class TenantConsolidation:
         self._observer.consolidation("generation_failed", 0.0, 0)
 
     async def _attempt(self, tenant: str, asked: Asked, halt: asyncio.Event) -> Consolidation:
-        ground = await self._ground(tenant, asked)
-        turns = sum(len(source.turns) for source in ground.sources)
-        ended = replace(
-            asked.consolidation,
-            from_generation=ground.number,
-            num_sessions=len(ground.sources),
-            num_turns=turns,
-        )
-        # Going back to before a session is itself a change, whatever there is to learn beside it.
-        goes_back = ground.number != ground.standing.active
-        if self._level is None or (not ground.sources and not goes_back):
-            why = "this model has no level that sessions share" if self._level is None else "nothing new to take in"
+        level, ground = self._candidates.level, await self._grounds.find(tenant, asked)
+        ended = _begun(asked.consolidation, ground.number, ground.sources)
+        if level is None or (not ground.sources and not ground.goes_back):
+            why = "this model has no level that sessions share" if level is None else "nothing new to take in"
+            why += f"; {_counted(ground.num_excluded)} in quarantine" if ground.num_excluded else ""
             return await self._close(tenant, ended, "empty", why)
-        candidate, passed = await self._make(self._level, ground, halt), ground.learned
-        while candidate is None and ground.sources:
-            # Small talk, however long, must not hide what was told after it.
-            passed |= {source.name: source.mark for source in ground.sources}
-            later = await gather(self._store, tenant, passed, self._policy, asked.without)
-            ground = replace(ground, sources=later)
-            candidate = await self._make(self._level, ground, halt)
-        if candidate is None and not goes_back:
+        dreamt, ground = await self._dream(tenant, asked, ground, halt)
+        if dreamt is None and not ground.goes_back:
+            await self._generations.quarantine.pass_over(tenant, ground.number, ground.passed)
             return await self._close(tenant, ended, "empty", "the new turns told nothing that was not known")
-        if candidate is None:
-            candidate = _Candidate(ground.shared, (0.0, 0.0), {}, {})
-        ended = replace(ended, gate=candidate.gate)
-        reason = reason_of(candidate.gate)
-        if reason is not None:
-            return await self._close(tenant, ended, "rejected", reason)
-        return await self._publish(tenant, ended, ground, candidate)
+        found = await self._try(level, ground, dreamt, halt) if dreamt is not None else _Found()
+        let_in = found.verdict.let_in if found.verdict is not None else ()
+        await self._set_aside(tenant, ended, ground, found, let_in)
+        if found.candidate is None and not ground.goes_back:
+            await self._generations.quarantine.pass_over(tenant, ground.number, ground.passed)
+            return await self._close(tenant, replace(ended, gate=found.gate), "rejected", found.reason or "")
+        taken = [source for source in ground.sources if source.name in let_in]
+        return await self._publish(tenant, _begun(ended, ground.number, taken), ground, taken, found)
 
     async def _close(self, tenant: str, ended: Consolidation, status: str, reason: str) -> Consolidation:
         ended = replace(ended, status=status, reason=reason, finished_at=now_iso())
         await self._generations.close(tenant, ended)
         return ended
 
-    async def _ground(self, tenant: str, asked: Asked) -> _Ground:
-        standing = await self._generations.standing(tenant)
-        kept = await self._generations.all(tenant)
-        number, base = base_without(tenant, kept, standing.active, asked.without)
-        shared = {**initial_shared(self._model), **await self._following.load(tenant, number)}
-        ancestors = lineage(kept, number)
-        rehearsal = {
-            name: text
-            for name, text in (await self._generations.rehearsal(tenant)).items()
-            if int(name.partition(":")[0]) in ancestors
-        }
-        learned = base.learned if base is not None else {}
-        sources = await gather(self._store, tenant, learned, self._policy, asked.without)
-        return _Ground(standing, kept, number, base, shared, rehearsal, sources)
-
-    async def _make(self, level: LevelConfig, ground: _Ground, halt: asyncio.Event) -> _Candidate | None:
-        """A candidate and its gate's figures; None where no turn told anything."""
-        policy, model = self._policy, self._model
-        generator = torch.Generator().manual_seed(ground.standing.latest)
-        rng = random.Random(ground.standing.latest)
-        dreamer = Dreamer(model, self._tokenizer, self._suite.openers, policy, ground.shared)
-        told: dict[str, list[Example]] = {}
-        for source in ground.sources:
-            by_question: dict[tuple[int, ...], Example] = {}
-            for turn in source.turns:
-                dreamt = await self._compute(partial(dreamer.of_turn, turn, source.name, generator), halt)
-                # A later turn's reply to the same question is the one that holds.
-                by_question |= {example.dream.question: example for example in dreamt}
-            if by_question:
-                told[source.name] = list(by_question.values())
-        if not told:
-            return None
-        learnt, held_out = _split(told, policy.held_out, rng)
+    async def _dream(
+        self, tenant: str, asked: Asked, ground: Ground, halt: asyncio.Event
+    ) -> tuple[Dreamt | None, Ground]:
+        """What the turns told, and the ground without those that told nothing; None where none did."""
         rehearsed = [dream for text in ground.rehearsal.values() for dream in read_dreams(text)]
-        known = {one.dream.question for found in told.values() for one in found} | {one.question for one in rehearsed}
-        keep = partial(dreamer.to_keep, self._suite.calm, ground.shared, known, generator)
-        kept, asked = await self._compute(keep, halt)
-        material = Material(
-            learnt,
-            await self._compute(partial(self._answers, dreamer.fresh, rehearsed), halt),
-            await self._compute(partial(self._answers, dreamer.fresh, kept), halt),
-        )
-        shared, losses = await self._distil(level, ground.shared, material, rng, halt)
-        gate = Gate(model, self._tokenizer, self._suite, policy, dreamer)
-        examination = Examination(held_out, rehearsed, asked)
-        checks = await self._compute(partial(gate.examine, ground.shared, shared, examination), halt)
-        dreams = {name: [example.dream for example in found] for name, found in told.items()}
-        return _Candidate(shared, losses, dreams, checks)
+        seed = ground.standing.latest
+        while ground.sources:
+            dreamt = await self._candidates.dream(ground.shared, ground.sources, rehearsed, seed, halt)
+            if dreamt is not None:
+                return dreamt, ground.beyond([one for one in ground.sources if one.name not in dreamt.told])
+            # Small talk, however long, must not hide what was told after it.
+            ground = await self._grounds.later(tenant, asked, ground.beyond(ground.sources))
+        return None, ground
 
-    async def _distil(
-        self, level: LevelConfig, start: Memory, material: Material, rng: random.Random, halt: asyncio.Event
-    ) -> tuple[Memory, tuple[float, float]]:
-        """All steps, with a look around after each; what is known then, as stored, and the first and last loss."""
-        policy = self._policy
-        shared = with_step_state(self._model, level, start, policy)
-        first, done = 0.0, Distilled(shared, 0.0, 0.0, 0)
-        for number in range(policy.num_steps):
-            chosen, weights = draw(material, policy, rng)
-            # A short way up, and down over the second half.
-            rate = min(1.0, (number + 1) / 10, 2.0 * (policy.num_steps - number) / policy.num_steps)
-            work = partial(step, self._model, level, done.shared, chosen, weights, policy, rate)
-            done = await self._compute(work, halt)
-            first = done.loss if number == 0 else first
-            moved = "applied" if done.update_norm > 0 else "skipped"
-            self._observer.memory_update(level.name, moved, done.update_norm)
-            if done.num_unmoved:
-                self._observer.memory_update(level.name, "rejected", 0.0)
-        kept = without_step_state(level, done.shared)
-        # What is examined is what is stored: rounded.
-        rounded = unpack_shared(pack_shared(kept), self._model) if math.isfinite(norm(kept)) else kept
-        return rounded, (first, done.loss)
+    async def _try(self, level: LevelConfig, ground: Ground, dreamt: Dreamt, halt: asyncio.Event) -> _Found:
+        """Candidates of all that was told, and, where the gate refuses that, of less and less."""
+        made: list[Candidate] = []
+        tried: list[dict[str, GateCheck]] = []
+
+        async def trial(names: tuple[str, ...]) -> str | None:
+            candidate = await self._candidates.make(level, dreamt, names, halt)
+            tried.append(candidate.gate)
+            reason = reason_of(candidate.gate)
+            if reason is None:
+                made.append(candidate)
+            return reason
+
+        verdict = await judge(list(dreamt.told), ground.quarantine, trial, self._policy.most_attempts)
+        let_in = next((one for one in made if set(one.dreams) == set(verdict.let_in)), None)
+        return _Found(let_in, tried[0], verdict)
+
+    async def _set_aside(
+        self, tenant: str, ended: Consolidation, ground: Ground, found: _Found, let_in: Sequence[str]
+    ) -> None:
+        """Remembers who spoiled the candidate; what is cut off after this and begins again counts nobody twice."""
+        ids = {source.name: source.session_id for source in ground.sources}
+        culprits = {name: Blame(ids[name], reason) for name, reason in found.culprits.items()}
+        cleared = [name for name in let_in if name in ground.quarantine]
+        if not culprits and not cleared:
+            return
+        blamed = await self._generations.quarantine.judge(tenant, ended.id, culprits, cleared)
+        for outcome, count in (
+            ("excluded", sum(one.excluded for one in blamed)),
+            ("waiting", sum(not one.excluded for one in blamed)),
+        ):
+            if count:
+                self._observer.set_aside(outcome, count)
+                logger.warning("%s spoiled a generation: %s", _counted(count), outcome)
 
     async def _publish(
-        self, tenant: str, ended: Consolidation, ground: _Ground, candidate: _Candidate
+        self, tenant: str, ended: Consolidation, ground: Ground, sources: Sequence[Source], found: _Found
     ) -> Consolidation:
+        """The candidate that was let in; where there is none, the generation that was gone back to."""
         policy, number = self._policy, ground.standing.latest + 1
-        taken = {source.name: len(source.turns) for source in ground.sources}
+        candidate = found.candidate or Candidate(ground.shared, (0.0, 0.0), {}, {})
         generation = Generation(
             number=number,
             parent=ground.number,
@@ -244,16 +209,25 @@ class TenantConsolidation:
             mark="",
             num_chunks=0,
             digest="",
-            taken=taken,
-            learned=ground.learned | {source.name: source.mark for source in ground.sources},
+            taken={source.name: len(source.turns) for source in sources},
+            learned=ground.learned | {source.name: source.mark for source in sources},
             notes={
                 "steps": float(policy.num_steps),
                 "first_loss": candidate.losses[0],
                 "last_loss": candidate.losses[1],
                 "norm": norm(candidate.shared),
             },
+            attempts=found.attempts,
+            set_aside=list(found.culprits),
         )
-        ended = replace(ended, status="accepted", to_generation=number, finished_at=generation.created_at)
+        ended = replace(
+            ended,
+            status="accepted",
+            to_generation=number,
+            gate=candidate.gate,
+            reason=found.reason,
+            finished_at=generation.created_at,
+        )
         each = max(1, policy.most_rehearsal // max(1, len(candidate.dreams)))
         rehearsal = {name: write_dreams(dreams[-each:]) for name, dreams in candidate.dreams.items()}
         weights = await asyncio.to_thread(pack, pack_shared(candidate.shared), fingerprint=self._fingerprint)
@@ -269,29 +243,18 @@ class TenantConsolidation:
         await self._generations.publish(tenant, publication)
         return ended
 
-    def _answers(self, fresh: Memory, dreams: list[Dream]) -> list[Example]:
-        """What the parent answers; rehearsal keeps that, not more."""
-        return [one for batch in batches(dreams) for one in examples(self._model, fresh, batch)]
 
-    async def _compute(self, work: Callable[[], Result], halt: asyncio.Event) -> Result:
-        if halt.is_set():
-            raise Stopped
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+def _begun(consolidation: Consolidation, number: int, sources: Sequence[Source]) -> Consolidation:
+    """With what it takes in."""
+    turns = sum(len(source.turns) for source in sources)
+    return replace(consolidation, from_generation=number, num_sessions=len(sources), num_turns=turns)
 
 
-def _split(told: Mapping[str, Sequence[Example]], one_in: int, rng: random.Random) -> tuple[list[Example], list[Dream]]:
-    """What is learned, and what is kept for the gate; where there is little, the gate asks what was learned."""
-    learnt: list[Example] = []
-    held_out: list[Dream] = []
-    for found in told.values():
-        shuffled = rng.sample(list(found), len(found))
-        kept = len(shuffled) // one_in
-        held_out += [example.dream for example in shuffled[:kept]]
-        learnt += shuffled[kept:]
-    return learnt, held_out or [example.dream for example in learnt]
+def _counted(number: int) -> str:
+    return f"{number} session" if number == 1 else f"{number} sessions"
 
 
-def _unwanted(ground: _Ground, keep: int) -> list[Generation]:
+def _unwanted(ground: Ground, keep: int) -> list[Generation]:
     """The oldest generations beyond so many, but neither the active one nor the one begun from."""
     spared = {ground.number, ground.standing.active}
     others = sorted(number for number in ground.kept if number not in spared)

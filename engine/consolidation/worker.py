@@ -17,11 +17,11 @@ import time
 from collections.abc import AsyncIterator
 
 from engine.config import EngineSettings, StoreSettings
+from engine.consolidation.background import Stopped
 from engine.consolidation.policy import SESSION_POLICY, GenerationPolicy
-from engine.consolidation.session import SessionConsolidation, Stopped
+from engine.consolidation.session import SessionConsolidation
 from engine.consolidation.suite import load_suite
 from engine.consolidation.tenant import TenantConsolidation
-from engine.core import Observer
 from engine.errors import (
     CommitUnknown,
     Conflict,
@@ -34,6 +34,7 @@ from engine.errors import (
     StoreUnavailable,
 )
 from engine.model.weights import load_checkpoint
+from engine.observer import Observer
 from engine.sessions.records import Work
 from engine.sessions.store import SessionStore
 
@@ -41,6 +42,8 @@ logger = logging.getLogger("hope.worker")
 
 WAIT_FOR_WORK_S = 1.0
 KEEP_CLAIM_EVERY_S = 15.0
+BEAT_EVERY_S = 5.0
+BEAT_TTL_S = 20.0
 MOST_RESTARTS = 3
 BUSY_DELAY_S = 10.0
 FIRST_PAUSE_S = 0.5
@@ -95,6 +98,21 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. A store that does not answer is waited for, with the work at hand kept."""
+        beating = asyncio.create_task(self._beat(stop))
+        try:
+            await self._work_the_line_off(stop)
+        finally:
+            beating.cancel()
+            await asyncio.wait({beating})
+
+    async def _beat(self, stop: asyncio.Event) -> None:
+        """Says that it lives, for those who wait for it."""
+        while not stop.is_set():
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.line.beat(self._name, BEAT_TTL_S)
+            await _sleep(BEAT_EVERY_S, stop)
+
+    async def _work_the_line_off(self, stop: asyncio.Event) -> None:
         work: Work | None = None
         pause_s = FIRST_PAUSE_S
         while not stop.is_set():

@@ -43,3 +43,6 @@ class SilentObserver:
 
     def consolidation(self, outcome: str, seconds: float, num_turns: int) -> None:
         """Not of interest here."""
+
+    def set_aside(self, outcome: str, count: int) -> None:
+        """Not of interest here."""

@@ -61,6 +61,7 @@ class Adopter:
         for name, value in write_session(session).items():
             args += [name, value]
         args += ["num_consolidated_turns", head.num_consolidated_turns, "history", head.history]
+        args += ["surprise", repr(head.surprise)]
         outcome = await self._connection.run("adopt", names, args)
         if outcome == b"OK":
             return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
 from dataclasses import replace
 
@@ -74,6 +75,17 @@ class Committer:
         await self._staging.take_up(keys, staged)
         return await self._refused(outcome, keys, expected_version)
 
+    async def pass_turns(self, lease: Lease, head: Head, num_turns: int, surprise: float) -> None:
+        """Counts turns as consolidated. See `SessionStore.pass_turns`."""
+        keys = SessionKeys(lease.tenant, lease.session_id)
+        left = left_of(head.surprise, surprise)
+        args: list[Value] = [lease.owner, lease.fence, head.num_consolidated_turns, num_turns, repr(left)]
+        outcome = await self._connection.run("pass_turns", [keys.head, keys.lease], args)
+        if outcome == b"LOST":
+            raise lease_lost()
+        if outcome != b"OK":
+            raise Conflict("the session was consolidated or rolled back meanwhile")
+
     def _command(
         self, keys: SessionKeys, lease: Lease, commit: Commit, found: Found, after: Head, version: Version
     ) -> tuple[list[str], list[Value]]:
@@ -96,7 +108,11 @@ class Committer:
         # What a caller may change meanwhile, or never changes, is not the commit's to write.
         for name in ("id", "created_at", "contribute", "metadata"):
             del fields[name]
-        fields |= {"num_consolidated_turns": str(after.num_consolidated_turns), "history": after.history}
+        fields |= {
+            "num_consolidated_turns": str(after.num_consolidated_turns),
+            "history": after.history,
+            "surprise": repr(after.surprise),
+        }
         marks = [version.mark, *found.abandoned]
         args: list[Value] = [
             *(lease.owner, lease.fence, version.version - 1, version.version, commit.commit_id),
@@ -175,7 +191,8 @@ def _after(head: Head, expected_version: int, commit: Commit) -> Head:
         by_worker = turn is None and commit.back_to is None
         consolidated = session.num_turns if by_worker else base.num_consolidated_turns
     said = () if turn is None else (*commit.before, Said("user", turn.message), Said(ASSISTANT, turn.reply))
-    return Head(session, consolidated, extend(base.history, said))
+    surprise = left_of(base.surprise + (turn.memory.surprise if turn is not None else 0.0), commit.surprise)
+    return Head(session, consolidated, extend(base.history, said), surprise)
 
 
 def as_it_was(head: Head, then: Version) -> Head:
@@ -188,7 +205,13 @@ def as_it_was(head: Head, then: Version) -> Head:
         num_tokens=then.num_tokens,
         memory_bytes=then.size_bytes,
     )
-    return Head(session, then.num_consolidated_turns, then.history)
+    return Head(session, then.num_consolidated_turns, then.history, then.surprise)
+
+
+def left_of(accumulated: float, taken: float) -> float:
+    """What is left of an accumulated surprise; none where that is no number."""
+    left = accumulated - taken
+    return max(0.0, left) if math.isfinite(left) else 0.0
 
 
 def version_of(after: Head, commit_id: str, turn_id: str | None, staged: Staged, levels: tuple[str, ...]) -> Version:
@@ -209,6 +232,7 @@ def version_of(after: Head, commit_id: str, turn_id: str | None, staged: Staged,
         num_tokens=session.num_tokens,
         num_consolidated_turns=after.num_consolidated_turns,
         history=after.history,
+        surprise=after.surprise,
     )
 
 

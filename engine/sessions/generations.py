@@ -15,12 +15,13 @@ from engine.core import Consolidation, GateCheck, GenerationView, Session
 from engine.errors import Conflict, CorruptMemory, NotFound, StoreUnavailable
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
 from engine.sessions.keys import WORK_DUE, TenantKeys, session_name
+from engine.sessions.laid_down import LaidDown
+from engine.sessions.quarantine import Quarantine
 from engine.sessions.records import now_iso
 from engine.sessions.sealing import Seal
+from engine.sessions.shelf import Shelf
 
 MOST_CONSOLIDATIONS = 100
-_CHUNK_BYTES = 256 * 1024
-_STAGED_MS = 600_000
 _REMEMBER_DELETED_MS = 86_400_000
 
 
@@ -34,6 +35,9 @@ class Generation:
         taken: turns of each session, by its hash, that this generation learned from.
         learned: turns of each session, by its hash, that it or an ancestor took in, from the first on.
         notes: figures of the training: steps, losses, norm.
+        attempts: what was tried before it, in words.
+        set_aside: hashes of the sessions that were found to spoil it.
+        place: the file its bytes are in (`shelf.py`); empty where the store has them, in chunks.
     """
 
     number: int
@@ -47,6 +51,9 @@ class Generation:
     taken: dict[str, int]
     learned: dict[str, int]
     notes: dict[str, float] = field(default_factory=dict)
+    attempts: list[str] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,12 @@ class GenerationStore:
     Args:
         connection: to the store.
         seal: put on generations, and taken off.
+        shelf: for the bytes of new generations; None for the store itself.
     """
 
-    def __init__(self, connection: Connection, seal: Seal) -> None:
-        self._connection, self._seal = connection, seal
+    def __init__(self, connection: Connection, seal: Seal, shelf: Shelf | None = None) -> None:
+        self._connection, self._seal, self._bytes = connection, seal, LaidDown(connection, shelf)
+        self.quarantine = Quarantine(connection)
 
     async def standing(self, tenant: str) -> Standing:
         """Which generation is active."""
@@ -133,10 +142,8 @@ class GenerationStore:
         if text is None:
             raise _unknown(number)
         generation = Generation(**json.loads(text))
-        chunks = keys.chunks(generation.mark, generation.num_chunks)
-        pieces = await self._connection.batch([["GET", chunk] for chunk in chunks])
-        weights = b"".join(piece or b"" for piece in pieces)
-        if hashlib.sha256(weights).hexdigest() != generation.digest:
+        weights = await self._bytes.read(tenant, generation)
+        if weights is None:
             raise CorruptMemory(f"generation {number} is damaged in the store: activate another one")
         return generation, self._seal.open(weights, tenant, "", number)
 
@@ -197,26 +204,18 @@ class GenerationStore:
         keys = TenantKeys(tenant)
         made = publication.generation
         stored = self._seal.close(publication.weights, tenant, "", made.number)
-        pieces = [stored[start : start + _CHUNK_BYTES] for start in range(0, len(stored), _CHUNK_BYTES)]
-        mark = f"{made.number}.{secrets.token_hex(8)}"
-        chunks = keys.chunks(mark, len(pieces))
+        about = asdict(made) | {"consolidation": asdict(publication.consolidation)}
         # Unseen until the script, and gone by themselves without it.
-        await self._connection.batch(
-            [["SET", chunk, piece, "PX", _STAGED_MS] for chunk, piece in zip(chunks, pieces, strict=True)]
-        )
-        record = asdict(made) | {
-            "size_bytes": len(publication.weights),
-            "mark": mark,
-            "num_chunks": len(pieces),
-            "digest": hashlib.sha256(stored).hexdigest(),
-        }
+        laid_down = await self._bytes.write(tenant, made.number, stored, about)
+        record = asdict(made) | laid_down
+        chunks = keys.chunks(laid_down["mark"], laid_down["num_chunks"])
         fixed = [keys.state, keys.generations, keys.running, keys.consolidations, keys.rehearsal, keys.forgotten]
         unwanted = [chunk for old in publication.unwanted for chunk in keys.chunks(old.mark, old.num_chunks)]
         rehearsal = [part for name, text in publication.rehearsal.items() for part in (f"{made.number}:{name}", text)]
         ended = publication.consolidation
         args: list[Value] = [
             *(ended.id, _write(ended), str(publication.standing.switches), str(made.number), json.dumps(record)),
-            *(len(pieces), len(made.taken), len(publication.rehearsal), len(publication.dropped)),
+            *(len(chunks), len(made.taken), len(publication.rehearsal), len(publication.dropped)),
             *made.taken,
             *rehearsal,
             *publication.dropped,
@@ -227,6 +226,7 @@ class GenerationStore:
             raise StoreUnavailable("the store dropped a generation while it was written", retry_after_s=RETRY_AFTER_S)
         if outcome != b"OK":
             raise Conflict("what the generation was made of has changed meanwhile")
+        await self._bytes.tidy(tenant, publication.unwanted, (await self.all(tenant)).values())
 
     async def hand_over(self, tenant: str) -> None:
         """Puts the tenant in the worker's line, now."""
@@ -249,7 +249,7 @@ class GenerationStore:
     async def forget(self, tenant: str, session: Session) -> list[int]:
         """Keeps a session out of every later generation; the kept ones that learned from it."""
         keys, name = TenantKeys(tenant), session_hash(tenant, session)
-        names = [keys.rehearsal, keys.forgotten, keys.running]
+        names = [keys.rehearsal, keys.forgotten, keys.running, keys.quarantine, keys.passed]
         await self._connection.run("forget_learned", names, [name, _REMEMBER_DELETED_MS])
         return sorted(number for number, one in (await self.all(tenant)).items() if name in one.learned)
 

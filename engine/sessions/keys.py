@@ -19,6 +19,7 @@ WORK_CLAIMED = f"{_PREFIX}{{work}}:claimed"  # zset: session -> ms at which its 
 WORK_TOKENS = f"{_PREFIX}{{work}}:tokens"  # hash: session -> token of the claim
 WORK_ATTEMPTS = f"{_PREFIX}{{work}}:attempts"  # hash: session -> claims since it was last finished
 WORK_DEAD = f"{_PREFIX}{{work}}:dead"  # zset: session -> ms at which it was given up
+WORKER_ALIVE = f"{_PREFIX}{{work}}:alive"  # string with a time to live: the worker that was last seen
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,13 @@ class SessionKeys:
         return self._key("staged")
 
     @property
+    def learned(self) -> str:
+        """Hash with a time to live: the credit that the session has left to learn, and when that was so."""
+        return self._key("learned")
+
+    @property
     def fixed(self) -> list[str]:
-        """Every key but the chunks of memory, in the order the scripts expect them."""
+        """Every key but the chunks of memory and `learned`, in the order the scripts expect them."""
         return [
             self.head,
             self.lease,
@@ -167,6 +173,16 @@ class TenantKeys:
     def forgotten(self) -> str:
         """Zset: hash of a deleted session -> ms of its deletion; for a day, longer than any consolidation runs."""
         return self._key("forgotten")
+
+    @property
+    def quarantine(self) -> str:
+        """Hash: hash of a session that spoiled a candidate -> JSON of how often, when and why."""
+        return self._key("quarantine")
+
+    @property
+    def passed(self) -> str:
+        """Hash: `generation` -> its number, and session hash -> turns that told it nothing, from the first on."""
+        return self._key("passed")
 
     def chunks(self, mark: str, num_chunks: int) -> list[str]:
         """Strings: the pieces of one generation, never changed once written."""

@@ -68,6 +68,14 @@ class ConsolidationQueue:
         key_names = [keys.WORK_CLAIMED, keys.WORK_TOKENS, keys.WORK_ATTEMPTS]
         await self._connection.run("finish", key_names, [name, work.token])
 
+    async def beat(self, consumer: str, ttl_s: float) -> None:
+        """Says that this worker lives, and will say so again within `ttl_s`."""
+        await self._connection.batch([["SET", keys.WORKER_ALIVE, consumer, "PX", max(1, round(ttl_s * 1000))]])
+
+    async def has_worker(self) -> bool:
+        """Whether any worker has said lately that it lives."""
+        return bool((await self._connection.batch([["EXISTS", keys.WORKER_ALIVE]]))[0])
+
     async def forget(self, tenant: str, session_id: str) -> None:
         """Removes every trace of a deleted session."""
         name = keys.session_name(tenant, session_id)

@@ -35,11 +35,13 @@ class Head:
     Attributes:
         num_consolidated_turns: turns of the transcript that the worker has folded in so far.
         history: digest of everything said so far (`chain.py`).
+        surprise: sum over the turns that it has not folded in, in nats.
     """
 
     session: Session
     num_consolidated_turns: int
     history: str = ""
+    surprise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Commit:
         request_digest: of the request's body; the key with another digest is a conflict.
         commit_id: unlike that of any other commit; the same again is recognised and not repeated.
         generation: the session moves to this one; by default the turn's, else it stays.
+        surprise: of the turns that a consolidation took in, all together.
         back_to: `memory` is this earlier version's: what came after it, turns and versions, is undone.
     """
 
@@ -69,6 +72,7 @@ class Commit:
     commit_id: str
     num_consolidated_turns: int | None = None
     generation: int | None = None
+    surprise: float = 0.0
     back_to: Version | None = None
     before: tuple[Said, ...] = ()
 
@@ -80,7 +84,7 @@ class Version:
     Attributes:
         mark: names the memory's chunks.
         digest: SHA-256 of the memory's bytes.
-        history: as in `Head`.
+        history, surprise: as in `Head`.
     """
 
     version: int
@@ -97,6 +101,7 @@ class Version:
     num_tokens: int
     num_consolidated_turns: int
     history: str = ""
+    surprise: float = 0.0
 
 
 def nothing(session: Session) -> Version:
@@ -155,7 +160,7 @@ def read_head(head: Mapping[bytes, bytes]) -> Head:
         contribute=text["contribute"] == "1",
         metadata=json.loads(text["metadata"]),
     )
-    return Head(session, int(text["num_consolidated_turns"]), text.get("history", ""))
+    return Head(session, int(text["num_consolidated_turns"]), text.get("history", ""), float(text.get("surprise", 0.0)))
 
 
 def write_turn(turn: Turn) -> str:

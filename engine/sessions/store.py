@@ -18,6 +18,7 @@ from engine.sessions.commits import Committer
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Value
 from engine.sessions.generations import GenerationStore
 from engine.sessions.history import History
+from engine.sessions.index import list_sessions
 from engine.sessions.keys import SessionKeys, session_index
 from engine.sessions.leases import Leases
 from engine.sessions.limits import Limiter, Limits
@@ -34,6 +35,7 @@ from engine.sessions.records import (
     write_session,
 )
 from engine.sessions.sealing import seal_of
+from engine.sessions.shelf import Shelf
 from engine.sessions.staging import Staging
 from engine.sessions.tenants import Tenants
 
@@ -48,6 +50,10 @@ class SessionStore:
     Args:
         connection: to the store.
         settings: times to live, how many versions are kept, their key; InvalidRequest where it cannot be used.
+
+    Attributes:
+        generations: what the sessions of a tenant share.
+        line: the worker's.
     """
 
     def __init__(self, connection: Connection, settings: StoreSettings) -> None:
@@ -58,8 +64,9 @@ class SessionStore:
         self._committer = Committer(connection, staging, settings)
         self._adopter = Adopter(connection, staging)
         self._history = History(connection, seal)
-        self._queue = ConsolidationQueue(connection)
-        self.generations, self.tenants = GenerationStore(connection, seal), Tenants(connection)
+        self.line, self.tenants = ConsolidationQueue(connection), Tenants(connection)
+        shelf = Shelf(settings.generations_url) if settings.generations_url else None
+        self.generations = GenerationStore(connection, seal, shelf)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings) -> SessionStore:
@@ -134,23 +141,7 @@ class SessionStore:
             limit: most sessions on the page.
             after: id of the last session of the page before; it may have been deleted since.
         """
-        found: list[Session] = []
-        while len(found) <= limit:
-            num_wanted = limit + 1 - len(found)
-            start = f"({after}" if after is not None else "-"
-            page: list[Value] = ["ZRANGEBYLEX", session_index(tenant), start, "+", "LIMIT", 0, num_wanted]
-            (ids,) = await self._connection.batch([page])
-            if not ids:
-                break
-            names = [name.decode() for name in ids]
-            keys = [SessionKeys(tenant, name) for name in names]
-            heads = await self._connection.batch([["HGETALL", key.head] for key in keys])
-            # A name without a head is a session that was deleted while another call made it.
-            found += [read_head(head).session for head in heads if head]
-            after = names[-1]
-            if len(names) < num_wanted:
-                break
-        return found[:limit], len(found) > limit
+        return await list_sessions(self._connection, tenant, limit, after)
 
     async def update(
         self, tenant: str, session_id: str, metadata: dict[str, str] | None, contribute: bool | None
@@ -186,11 +177,14 @@ class SessionStore:
             marks = {name.decode(): int(count) for name, count in staged.items()}
             memories = {old.mark: old.num_chunks for old in read_versions(versions).values()} | marks
             chunks = [chunk for mark, count in memories.items() for chunk in keys.chunks(mark, count)]
-            if await self._connection.run("delete", [*keys.fixed, *chunks], [version, *marks]) != b"AGAIN":
+            if (
+                await self._connection.run("delete", [*keys.fixed, keys.learned, *chunks], [version, *marks])
+                != b"AGAIN"
+            ):
                 break
         else:
             raise StoreUnavailable("the session is too busy; try again", retry_after_s=RETRY_AFTER_S)
-        await self._queue.forget(tenant, session_id)
+        await self.line.forget(tenant, session_id)
 
     async def acquire(self, tenant: str, session_id: str, owner: str, wait_s: float) -> Lease:
         """Takes the right to commit to a session.
@@ -244,6 +238,13 @@ class SessionStore:
         """
         return await self._committer.commit(lease, expected_version, commit)
 
+    async def pass_turns(self, lease: Lease, head: Head, num_turns: int, surprise: float) -> None:
+        """Counts the first `num_turns` turns, of this surprise together, as consolidated without a new version.
+
+        Raises LeaseLost, or Conflict where the session is no longer as `head` says.
+        """
+        await self._committer.pass_turns(lease, head, num_turns, surprise)
+
     async def stored_turn(self, tenant: str, session_id: str, idempotency_key: str, request_digest: str) -> Turn | None:
         """The turn this key was used for, or None; Conflict where the request was another one."""
         return await self._history.stored_turn(tenant, session_id, idempotency_key, request_digest)
@@ -276,19 +277,19 @@ class SessionStore:
 
     async def enqueue_consolidation(self, tenant: str, session_id: str, delay_s: float = 0.0) -> None:
         """Hands a session to the worker in `delay_s`; the last call counts, unless it is due already."""
-        await self._queue.put(tenant, session_id, delay_s)
+        await self.line.put(tenant, session_id, delay_s)
 
     async def next_consolidation(self, consumer: str, block_s: float) -> Work | None:
         """Claims the session that has been due longest; None where none is within `block_s`."""
-        return await self._queue.claim(consumer, block_s)
+        return await self.line.claim(consumer, block_s)
 
     async def renew_consolidation(self, work: Work) -> None:
         """Keeps a claim (60 s) from going stale; LeaseLost where another worker has it."""
-        await self._queue.keep(work)
+        await self.line.keep(work)
 
     async def finish_consolidation(self, work: Work) -> None:
         """Ends a claim. A session that was put in line meanwhile stays there."""
-        await self._queue.finish(work)
+        await self.line.finish(work)
 
 
 def _taken(session_id: str) -> Conflict:

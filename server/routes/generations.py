@@ -11,7 +11,14 @@ from fastapi import APIRouter, Body, Path, Response
 
 from engine import Consolidation, GenerationView
 from server.auth import Operator
-from server.schemas import ConsolidationCreate, ConsolidationList, GenerationList
+from server.schemas import (
+    ConsolidationCreate,
+    ConsolidationList,
+    GenerationList,
+    QuarantineDeleted,
+    QuarantineList,
+    SessionId,
+)
 from server.service import Serving
 
 router = APIRouter(prefix="/v1", tags=["consolidation"])
@@ -60,3 +67,16 @@ async def activate(
 ) -> GenerationView:
     """Roll the shared levels back or forward; every replica follows with its next turn."""
     return await service.engine.activate_generation(caller.tenant, generation)
+
+
+@router.get("/quarantine")
+async def list_quarantine(caller: Operator, service: Serving) -> QuarantineList:
+    """The sessions that spoiled candidates for a generation, latest first; an excluded one is tried no more."""
+    return QuarantineList(await service.engine.quarantine(caller.tenant))
+
+
+@router.delete("/quarantine/{session_id}")
+async def let_out(session_id: SessionId, caller: Operator, service: Serving) -> QuarantineDeleted:
+    """Have a session tried again; the next consolidation takes it in with the others."""
+    await service.engine.let_out(caller.tenant, session_id)
+    return QuarantineDeleted(session_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
 from engine.core import Said, TurnRequest
 from engine.errors import RateLimited, TooLarge
-from engine.sessions.keys import limit_bucket
+from engine.sessions.keys import SessionKeys, limit_bucket
 from engine.sessions.limits import LEARNED, TOKENS
 from tests.engines import TENANT, Recorder, opened, say
 
@@ -65,6 +67,46 @@ async def test_reading_without_learning_goes_on_where_learning_has_no_credit_lef
         with pytest.raises(RateLimited, match="learn"):
             await say(engine, "s", "My dog is called Rex.")
         assert not (await say(engine, "s", "And?", learn=False)).memory.learned
+
+
+async def test_over_its_budget_a_session_is_answered_without_learning_on_every_replica(redis_url: str) -> None:
+    limited: dict[str, Any] = {"learned_tokens_per_session_hour": 40, "learned_tokens_per_minute": 1000}
+    async with opened(redis_url, **limited) as engine, opened(redis_url, **limited) as other:
+        for name in ("s", "quiet"):
+            await engine.create_session(TENANT, name, {}, False)
+        turns = [await say(one, "s", "My dog is called Rex.") for one in (engine, other) * 3]
+        learned = [turn.memory.learned for turn in turns]
+        assert learned == sorted(learned, reverse=True)
+        assert 0 < sum(learned) < len(learned)
+        used = sum(turn.usage.total_tokens for turn in turns if turn.memory.learned)
+        assert 40 <= used + 2 < 40 + 2 * turns[0].usage.total_tokens
+        # The rest left no trace, but for the reply.
+        session = await engine.session(TENANT, "s")
+        assert (session.version, session.num_turns) == (sum(learned), sum(learned))
+        assert all(turn.reply and turn.memory.version == session.version for turn in turns[sum(learned) :])
+        # What the tenant has is not charged for what was not learned; and another session goes on.
+        assert await level(redis_url, LEARNED) == pytest.approx(1000 - used, abs=80)
+        assert (await say(other, "quiet", "My dog is called Rex.")).memory.learned
+        # A document that would only be learned from is refused, so that nobody takes it for learned.
+        with pytest.raises(RateLimited, match="40 tokens an hour") as refused:
+            await say(engine, "s", "My dog is called Rex.", max_tokens=0)
+        assert 0 < (refused.value.retry_after_s or 0) <= 3600
+        await engine.delete_session(TENANT, "s")
+        client = Redis.from_url(redis_url)
+        assert [key async for key in client.scan_iter("*:s}*")] == []
+        await client.aclose()
+
+
+async def test_a_turn_that_the_tenants_limit_refuses_costs_the_session_nothing(redis_url: str) -> None:
+    async with opened(redis_url, learned_tokens_per_session_hour=40, turns_per_minute=1) as engine:
+        await engine.create_session(TENANT, "s", {}, False)
+        used = (await say(engine, "s", "My dog is called Rex.")).usage.total_tokens
+        with pytest.raises(RateLimited, match="1 turns a minute"):
+            await say(engine, "s", "My dog is called Rex.")
+        client = Redis.from_url(redis_url)
+        left = float(await client.hget(SessionKeys(TENANT, "s").learned, "level") or 0)
+        await client.aclose()
+        assert left == pytest.approx(40 - used, abs=3)
 
 
 async def test_a_long_history_that_was_read_already_is_not_too_large(redis_url: str) -> None:

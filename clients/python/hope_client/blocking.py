@@ -77,6 +77,8 @@ class HopeClient(Face[AsyncHopeClient]):
     consolidations = blocking(AsyncHopeClient.consolidations)
     generations = blocking(AsyncHopeClient.generations)
     activate_generation = blocking(AsyncHopeClient.activate_generation)
+    quarantine = blocking(AsyncHopeClient.quarantine)
+    let_out = blocking(AsyncHopeClient.let_out)
 
     @contextmanager
     def stream(self, session: str | Session) -> Iterator[Conversation]:

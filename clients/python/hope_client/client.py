@@ -16,6 +16,7 @@ from hope_client.contract import (
     Memory,
     Session,
     SessionDeleted,
+    SetAside,
     Turn,
     TurnEvent,
     TurnOptions,
@@ -230,6 +231,14 @@ class AsyncHopeClient:
         """Make a generation the active one, for all sessions from their next turn on (operator keys)."""
         path = path_of("generations", generation, "activate")
         return cast(Generation, await self._wire.call("POST", path, once=True))
+
+    async def quarantine(self) -> list[SetAside]:
+        """The sessions that spoiled candidates for a generation, latest first (operator keys)."""
+        return cast(list[SetAside], await self._list("/v1/quarantine"))
+
+    async def let_out(self, session: str | Session) -> None:
+        """Have a session in quarantine tried again (operator keys)."""
+        await self._wire.call("DELETE", path_of("quarantine", _id(session)), once=True)
 
     # The name that `stream` had first.
     open = stream

@@ -216,3 +216,15 @@ class Generation(TypedDict):
     created_at: str | None
     active: bool
     consolidation_id: str | None
+
+
+class SetAside(TypedDict):
+    """A session that spoiled candidates for a generation; `excluded`: it is tried no more until it is let out."""
+
+    session_id: str
+    object: Literal["quarantine"]
+    times: int
+    excluded: bool
+    reason: str
+    consolidation_id: str
+    at: str

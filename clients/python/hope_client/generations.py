@@ -25,6 +25,8 @@ examples:
   hope generations consolidate              make one now, and wait for it
   hope generations activate 3               go back to number 3; 0 is the checkpoint alone
   hope generations rebuild --without ID     a successor from before a session, deleted or not, was learned from
+  hope generations quarantine               sessions that spoiled candidates, and are left out
+  hope generations let-out ID               have such a session tried again
 
 a server with API keys: set HOPE_API_KEY to an operator's."""
 
@@ -47,6 +49,14 @@ def _run(client: HopeClient, given: argparse.Namespace) -> int:
         client.activate_generation(given.generation)
     elif given.action in ("consolidate", "rebuild"):
         return _consolidate(client, getattr(given, "without", None))
+    elif given.action == "quarantine":
+        for aside in client.quarantine():
+            excluded = ", excluded" if aside["excluded"] else ""
+            print(f"{aside['session_id']}  {aside['times']} times{excluded}: {aside['reason']}")
+        return 0
+    elif given.action == "let-out":
+        client.let_out(given.session)
+        return 0
     for one in client.generations():
         active = "active" if one["active"] else ""
         print(f"{one['generation']:>6}  {active:<6}  {one['created_at'] or 'the checkpoint alone'}")
@@ -95,4 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     activate.add_argument("generation", type=int, metavar="N", help="its number; 0 is the checkpoint alone")
     rebuild = actions.add_parser("rebuild", help="make one from before a session was learned from")
     rebuild.add_argument("--without", required=True, metavar="ID", help="the session, deleted or not")
+    actions.add_parser("quarantine", help="list the sessions that spoiled candidates")
+    let_out = actions.add_parser("let-out", help="have such a session tried again")
+    let_out.add_argument("session", metavar="ID", help="the session")
     return parser

@@ -6,6 +6,7 @@ import type {
   Memory,
   Session,
   SessionDeleted,
+  SetAside,
   Turn,
   TurnEvent,
   Version,
@@ -166,6 +167,16 @@ export class HopeClient {
   /** Make a generation the active one, for all sessions from their next turn on (operator keys). */
   activateGeneration(generation: number): Promise<Generation> {
     return this.wire.call("POST", pathOf("generations", generation, "activate"), { once: true });
+  }
+
+  /** The sessions that spoiled candidates for a generation, latest first (operator keys). */
+  quarantine(): Promise<SetAside[]> {
+    return this.list("/v1/quarantine");
+  }
+
+  /** Have a session in quarantine tried again (operator keys). */
+  letOut(session: SessionRef): Promise<void> {
+    return this.wire.call("DELETE", pathOf("quarantine", id(session)), { once: true });
   }
 
   private turnCall(message: string, options: TurnOptions, stream: boolean): Call {

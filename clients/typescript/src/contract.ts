@@ -192,3 +192,14 @@ export interface Generation {
   active: boolean;
   consolidation_id: string | null;
 }
+
+/** A session that spoiled candidates for a generation; `excluded`: it is tried no more until it is let out. */
+export interface SetAside {
+  session_id: string;
+  object: "quarantine";
+  times: number;
+  excluded: boolean;
+  reason: string;
+  consolidation_id: string;
+  at: string;
+}

@@ -1,6 +1,6 @@
 -- Removes everything that belongs to a session.
 -- KEYS: the fixed keys (head, lease, versions, turns, turn_order, idempotency, idempotency_expiry, staged,
--- history), then every chunk the caller saw. ARGV: the version the caller saw, then the marks it saw staged.
+-- history), the session's credit, then every chunk the caller saw. ARGV: the version the caller saw, then the marks it saw staged.
 -- Says AGAIN where more has been written since the caller looked: its chunks would be left behind.
 local head, staged = KEYS[1], KEYS[8]
 local version = redis.call('HGET', head, 'version')

@@ -1,4 +1,4 @@
--- Keeps a deleted session out of every later generation. KEYS: rehearsal, forgotten, running.
+-- Keeps a deleted session out of every later generation. KEYS: rehearsal, forgotten, running, quarantine, passed.
 -- ARGV: its hash, ms to remember it. Only a consolidation that runs can have seen it: without one, nothing is remembered.
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -11,4 +11,6 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     redis.call('HDEL', KEYS[1], field)
   end
 end
+redis.call('HDEL', KEYS[4], ARGV[1])
+redis.call('HDEL', KEYS[5], ARGV[1])
 return 'OK'

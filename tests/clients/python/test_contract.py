@@ -29,10 +29,11 @@ TYPES = {
     "Consolidation": "Consolidation",
     "GateCheck": "GateCheck",
     "Generation": "GenerationView",
+    "SetAside": "QuarantineView",
 }
 # Set by the client itself, or beside the options.
 NO_OPTIONS = {"message", "stream"}
-ROOMS = ("/v1/sessions", "/v1/consolidations", "/v1/generations")
+ROOMS = ("/v1/sessions", "/v1/consolidations", "/v1/generations", "/v1/quarantine")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,9 @@ async def _call_everything(client: AsyncHopeClient) -> None:
     assert (gone.value.status, gone.value.code) == (404, "not_found")
     consolidation = await client.consolidate(wait=True)
     assert consolidation["status"] == "empty"
+    assert await client.quarantine() == []
+    with pytest.raises(HopeRequestError, match="no session"):
+        await client.let_out("nobody")
     assert (await client.consolidations())[0]["id"] == consolidation["id"]
     assert (await client.consolidation(consolidation["id"]))["status"] == "empty"
     assert [one["generation"] for one in await client.generations()] == [0]

@@ -26,6 +26,13 @@ def test_a_consolidation_is_waited_for(url: str, capsys: pytest.CaptureFixture[s
         assert client.activate_generation(0)["active"]
 
 
+def test_a_session_that_is_not_in_quarantine_cannot_be_let_out(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--url", url, "quarantine"]) == 0
+    assert main(["--url", url, "let-out", "nobody"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, "nobody" in printed.err) == ("", True)
+
+
 def test_a_refused_candidate_is_shown_with_its_figures() -> None:
     lines = describe(
         {

@@ -41,10 +41,14 @@ class Recorder:
     consolidations: list[tuple[str, int]] = field(default_factory=list)
     updates: list[tuple[str, str, float]] = field(default_factory=list)
     transfers: list[tuple[str, str]] = field(default_factory=list)
+    asides: list[tuple[str, int]] = field(default_factory=list)
     num_learned: int = 0
 
     def consolidation(self, outcome: str, seconds: float, num_turns: int) -> None:
         self.consolidations.append((outcome, num_turns))
+
+    def set_aside(self, outcome: str, count: int) -> None:
+        self.asides.append((outcome, count))
 
     def memory_update(self, level: str, outcome: str, update_norm: float) -> None:
         self.updates.append((level, outcome, update_norm))

@@ -10,9 +10,9 @@ import torch
 from redis.asyncio import Redis
 
 from engine.config import CMS_MEDIUM
-from engine.consolidation.policy import ReplayPolicy
+from engine.consolidation.background import Stopped
+from engine.consolidation.policy import SESSION_DREAMS, ReplayPolicy
 from engine.consolidation.replay import compose, mean_surprise, medium_of
-from engine.consolidation.session import Stopped
 from engine.errors import Conflict, CorruptMemory, NotFound, OtherModel
 from engine.model.hope import Hope
 from engine.model.portable import level_of
@@ -66,6 +66,23 @@ async def test_where_nothing_is_new_nothing_happens(setting: Setting) -> None:
     assert observer.consolidations == [("empty", 0)]
     assert await setting.marks() == marks
     assert all(torch.equal(value, tensors[name]) for name, value in (await setting.tensors()).items())
+
+
+async def test_small_talk_is_passed_over_once_and_makes_no_version(setting: Setting) -> None:
+    # An untrained model dreams up no question that ends: nothing it was told is news.
+    few = dataclasses.replace(SESSION_DREAMS, first_dreams=2, idle_dreams=2, longest_dream=4)
+    policy = ReplayPolicy(num_steps=0, most_turns=3, dreams=few)
+    before = await setting.tensors()
+    observer = Recorder()
+    assert await setting.consolidate(observer, policy)
+    assert await setting.marks() == (NUM, NUM, 3)
+    assert not await setting.consolidate(observer, policy)
+    assert await setting.marks() == (NUM, NUM, NUM)
+    assert (await setting.store.head(setting.tenant, setting.session_id)).surprise == pytest.approx(0.0, abs=1e-6)
+    assert not await setting.consolidate(observer, policy)
+    assert observer.consolidations == [("empty", 3), ("empty", 2), ("empty", 0)]
+    assert observer.updates == []
+    assert all(torch.equal(value, before[name]) for name, value in (await setting.tensors()).items())
 
 
 async def test_more_turns_than_a_portion_holds_are_taken_in_one_portion_after_another(setting: Setting) -> None:

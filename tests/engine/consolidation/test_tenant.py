@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from engine.config import EngineSettings, StoreSettings
+from engine.consolidation.background import Stopped
 from engine.consolidation.policy import GenerationPolicy
-from engine.consolidation.session import Stopped
 from engine.consolidation.suite import load_suite
 from engine.consolidation.tenant import TenantConsolidation
 from engine.core import Consolidation, TurnCompleted, TurnRequest

@@ -61,6 +61,12 @@ asyncio.run(main())
 """
 
 
+@pytest.fixture(autouse=True)
+def policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replay: an untrained model dreams of nothing."""
+    monkeypatch.setattr("engine.consolidation.worker.SESSION_POLICY", ReplayPolicy(num_steps=4))
+
+
 @contextlib.asynccontextmanager
 async def running(setting: Setting, observer: Recorder) -> AsyncIterator[None]:
     """The worker as `hope worker` runs it."""

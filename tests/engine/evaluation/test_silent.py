@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
-from engine.core import Observer
 from engine.evaluation.silent import SilentObserver
+from engine.observer import Observer
 
 REPORTS = [name for name, _ in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_")]
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
+from engine.core import Session
 from engine.errors import RateLimited
 from engine.sessions.keys import limit_bucket
 from engine.sessions.limits import LEARNED, TOKENS, TURNS, Limits
@@ -79,6 +80,22 @@ async def test_no_limit_asks_nothing_of_the_store(store: SessionStore, client: R
     limiter = store.limiter(Limits(turns=1))
     await limiter.take(TENANT, {TOKENS: 10**9, LEARNED: 10**9})
     assert await keys_like(client, "*") == []
+
+
+async def test_a_session_learns_so_much_in_an_hour_shared_by_replicas(store: SessionStore, client: Redis) -> None:
+    limiters = [store.limiter(Limits(learned_of_session=100)) for _ in range(2)]
+    assert await limiters[0].learn(TENANT, "gone", 500) == 0
+    assert await client.keys("*") == [], "of a session that is not there nothing is remembered"
+    now = "2026-01-01T00:00:00Z"
+    await store.create(TENANT, Session("s", now, now))
+    waits = await asyncio.gather(*(limiters[at % 2].learn(TENANT, "s", 30) for at in range(10)))
+    assert sorted(waits)[:4] == [0, 0, 0, 0]
+    assert all(0 < wait <= 3600 for wait in sorted(waits)[4:])
+    await limiters[0].learn(TENANT, "s", -500, anyhow=True)
+    assert await limiters[1].learn(TENANT, "s", 100) == 0, "no more comes back than there was"
+    assert await limiters[1].learn(TENANT, "s", 1) > 0
+    await store.delete(TENANT, "s")
+    assert await keys_like(client, "*}:learned") == []
 
 
 async def test_a_full_bucket_is_forgotten(store: SessionStore, client: Redis) -> None:

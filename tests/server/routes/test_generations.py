@@ -8,11 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
+from engine import generations
 from engine.consolidation.worker import run_worker
 from engine.core import GateCheck
 from engine.model.shared import initial_shared, pack_shared
 from engine.model.weights import fingerprint
-from engine.sessions.generations import Generation, Publication
+from engine.sessions.generations import Generation, Publication, session_hash
+from engine.sessions.quarantine import Blame
 from engine.sessions.records import now_iso
 from engine.sessions.snapshot import pack
 from server.metrics import Metrics
@@ -128,3 +132,38 @@ async def test_a_deleted_session_names_no_generation_that_did_not_learn_from_it(
     await live.new_session("s")
     answer = await live.http.delete("/v1/sessions/s")
     assert answer.json() == {"id": "s", "object": "session.deleted", "deleted": True}
+
+
+async def test_a_session_in_quarantine_is_shown_and_let_out(live: Running) -> None:
+    engine = live.engine
+    session = await engine.create_session("default", "s-1", {}, True)
+    name = session_hash("default", session)
+    await engine.store.generations.quarantine.judge("default", "consolidation-1", {name: Blame("s-1", "calm 0")}, [])
+    (shown,) = (await live.http.get("/v1/quarantine")).json()["data"]
+    assert {key: shown[key] for key in ("object", "session_id", "times", "excluded", "reason", "consolidation_id")} == {
+        "object": "quarantine",
+        "session_id": "s-1",
+        "times": 1,
+        "excluded": False,
+        "reason": "calm 0",
+        "consolidation_id": "consolidation-1",
+    }
+    answer = await live.http.delete("/v1/quarantine/s-1")
+    assert answer.json() == {"session_id": "s-1", "object": "quarantine.deleted", "deleted": True}
+    assert (await live.http.delete("/v1/quarantine/s-1")).status_code == 404
+
+
+async def test_nobody_waits_for_a_worker_that_is_not_there(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "PATIENCE_S", 0.3)
+    # One that was there goes while it is waited for.
+    await live.engine.store.line.beat("a-worker", 0.5)
+    answer = await live.http.post("/v1/consolidations", json={"wait": True})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert int(answer.headers["Retry-After"]) > 0
+    (waiting,) = (await live.http.get("/v1/consolidations")).json()["data"]
+    assert f"`hope worker`; until then '{waiting['id']}' waits" in answer.json()["error"]["message"]
+    assert waiting["status"] == "running"
+    async with working(live.engine):
+        monkeypatch.setattr(generations, "PATIENCE_S", 10.0)
+        answer = await live.http.post("/v1/consolidations", json={"wait": True})
+    assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (200, waiting["id"], "empty")
