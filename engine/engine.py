@@ -98,7 +98,7 @@ class Engine:
             StoreUnavailable: the store does not answer.
         """
         torch.set_num_threads(settings.torch_threads)
-        model, tokenizer = loaded or await asyncio.to_thread(load_checkpoint, settings.checkpoint)
+        model, tokenizer = loaded if loaded else await asyncio.to_thread(load_checkpoint, settings.checkpoint)
         model.config.check_servable()
         store, embedded = await open_store(store_settings)
         url = embedded.url if embedded else str(store_settings.redis_url)

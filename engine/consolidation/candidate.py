@@ -16,8 +16,9 @@ import torch
 
 from engine.config import LevelConfig
 from engine.consolidation.background import Background
-from engine.consolidation.distill import Distilled, Material, draw, step, with_step_state, without_step_state
-from engine.consolidation.dreams import Dream, Dreamer, Example, batches, examples
+from engine.consolidation.distill import Distilled, Material, draw, spring_on, step, with_step_state, without_step_state
+from engine.consolidation.dreamer import Dreamer
+from engine.consolidation.dreams import Dream, Example, batches, examples
 from engine.consolidation.gate import Examination, Gate, norm
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.sources import Source
@@ -101,7 +102,7 @@ class Candidates:
             Stopped: `halt` was set.
         """
         generator = torch.Generator().manual_seed(seed)
-        dreamer = Dreamer(self._model, self._tokenizer, self._suite.openers, self._policy, parent)
+        dreamer = Dreamer(self._model, self._tokenizer, self._suite, self._policy, parent)
         told: dict[str, list[Example]] = {}
         for source in sources:
             by_question: dict[tuple[int, ...], Example] = {}
@@ -144,12 +145,16 @@ class Candidates:
         policy = self._policy
         shared = with_step_state(self._model, level, start, policy)
         first, done = 0.0, Distilled(shared, 0.0, 0.0, 0)
+        spring = None
+        if policy.elastic_strength:
+            work = partial(spring_on, self._model, level, start, [*material.rehearsal, *material.calm])
+            spring = await self._background.compute(work, halt)
         for number in range(policy.num_steps):
             chosen, weights = draw(material, policy, rng)
             # A short way up, and down over the second half.
             rate = min(1.0, (number + 1) / 10, 2.0 * (policy.num_steps - number) / policy.num_steps)
-            work = partial(step, self._model, level, done.shared, chosen, weights, policy, rate)
-            done = await self._background.compute(work, halt)
+            take = partial(step, self._model, level, done.shared, chosen, weights, policy, rate, spring=spring)
+            done = await self._background.compute(take, halt)
             first = done.loss if number == 0 else first
             moved = "applied" if done.update_norm > 0 else "skipped"
             self._observer.memory_update(level.name, moved, done.update_norm)

@@ -1,7 +1,8 @@
 """Distillation: a slower level learns to answer as a model did that had just read what was told.
 
 A step is the mean of what its rows ask for, each row's gradient drawn to the median length and each session bounded in
-its share, so that neither a row nor a session decides it. Rehearsal and calm rows pull back what must stay.
+its share, so that neither a row nor a session decides it. Rehearsal and calm rows pull back what must stay; or, as an
+alternative to them, a spring on every weight that matters to it (elastic weight consolidation).
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.config import LevelConfig
-from engine.consolidation.dreams import Example, as_rows
+from engine.consolidation.dreams import Example, as_rows, sure_of
 from engine.consolidation.policy import GenerationPolicy
 from engine.model.continuum import descend, step_state, weight_names
 from engine.model.hope import Hope, Memory
@@ -31,6 +32,17 @@ class Material:
     dreams: Sequence[Example]
     rehearsal: Sequence[Example]
     calm: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Spring:
+    """A spring on every weight (Kirkpatrick et al., PNAS 2017, eq. 3): where it holds it, and how much that matters.
+
+    Importance is the squared gradient of rows that must stay, over its mean: the strength is that of a mean weight.
+    """
+
+    anchor: Memory
+    importance: Memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ def step(
     policy: GenerationPolicy,
     rate: float,
     beside: Memory | None = None,
+    spring: Spring | None = None,
 ) -> Distilled:
     """One step of a level towards the examples' answers.
 
@@ -83,6 +96,7 @@ def step(
         shared: what the level knows, and its optimizer's state (batch size 1); it is not changed.
         rate: factor on the learning rate.
         beside: what other levels know (batch size 1); by default nothing.
+        spring: what holds the weights back, as strongly as the policy says.
     """
     level = replace(
         level,
@@ -92,6 +106,52 @@ def step(
         max_drift=policy.most_drift,
     )
     names = weight_names(shared, level.name)
+    loss_B, gradients = _asked_for(model, names, shared, chosen, beside)
+    weight_B = torch.tensor(weights)
+    scale_B, num_unmoved = _scales(gradients, weight_B)
+    gradient = {
+        name: (torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) * scale_B[:, None, None]).sum(0, keepdim=True)
+        for name, value in zip(names, gradients, strict=True)
+    }
+    if spring is not None:
+        for name in names:
+            pulled = spring.importance[name] * (shared[name] - spring.anchor[name])
+            gradient[name] = gradient[name] + policy.elastic_strength * pulled
+    with torch.no_grad():
+        moved, norm_B = descend(
+            {name: shared[name] for name in names}, gradient, level, torch.tensor([rate]), step_state(shared, names)
+        )
+    updates = f"{level.name}.updates"
+    after = {**shared, **moved, updates: shared[updates] + (norm_B > 0).long()}
+    return Distilled(after, float((loss_B * weight_B).sum()), float(norm_B[0]), num_unmoved)
+
+
+def spring_on(
+    model: Hope, level: LevelConfig, shared: Memory, examples: Sequence[Example], beside: Memory | None = None
+) -> Spring:
+    """A spring that holds a level where it is, as far as that matters to the replies of these examples (at least one).
+
+    Importance is the empirical Fisher information's diagonal: the mean over examples of the squared gradient of their
+    replies' likelihood.
+    """
+    names = weight_names(shared, level.name)
+    squares = {name: torch.zeros_like(shared[name]) for name in names}
+    for example in examples:
+        replied = example.dream.tokens[example.dream.reply_at + 1 :]
+        said = Example(example.dream, sure_of(replied, example.answer_NV.shape[1]))
+        _, gradients = _asked_for(model, names, shared, [said], beside)
+        for name, value in zip(names, gradients, strict=True):
+            squares[name] += value.square()
+    mean = torch.stack([value.mean() for value in squares.values()]).mean().clamp_min(1e-30)
+    return Spring(
+        {name: shared[name].clone() for name in names}, {name: square / mean for name, square in squares.items()}
+    )
+
+
+def _asked_for(
+    model: Hope, names: Sequence[str], shared: Memory, chosen: Sequence[Example], beside: Memory | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """How far each row is from its answer [B], in nats a token, and its own gradient for every weight [B,…]."""
     rows = as_rows([example.dream for example in chosen])
     count = len(chosen)
     memory = with_shared(with_shared(model.initial_memory(count), beside or {}), shared)
@@ -105,19 +165,7 @@ def step(
         lengths_B = rows.counts_BT.sum(1)
         loss_B = torch.zeros(count).index_add(0, places.nonzero()[:, 0], apart_N) / lengths_B
         gradients = torch.autograd.grad(loss_B.sum(), list(inputs.values()))
-    weight_B = torch.tensor(weights)
-    scale_B, num_unmoved = _scales(gradients, weight_B)
-    gradient = {
-        name: (torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) * scale_B[:, None, None]).sum(0, keepdim=True)
-        for name, value in zip(names, gradients, strict=True)
-    }
-    with torch.no_grad():
-        moved, norm_B = descend(
-            {name: shared[name] for name in names}, gradient, level, torch.tensor([rate]), step_state(shared, names)
-        )
-    updates = f"{level.name}.updates"
-    after = {**shared, **moved, updates: shared[updates] + (norm_B > 0).long()}
-    return Distilled(after, float((loss_B.detach() * weight_B).sum()), float(norm_B[0]), num_unmoved)
+    return loss_B.detach(), gradients
 
 
 def _scales(gradients: Sequence[Tensor], weight_B: Tensor) -> tuple[Tensor, int]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.consolidation.dreams import Dream, Dreamer, as_rows, batches, log_chances
+from engine.consolidation.dreamer import Dreamer
+from engine.consolidation.dreams import Dream, as_rows, batches, log_chances
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import GateCheck

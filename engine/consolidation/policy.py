@@ -76,15 +76,18 @@ class GenerationPolicy:
         surprise_ceiling: turns above it in nats are no language: noise is not knowledge.
         material: `dreams`, or `turns`: what was said, read again, for comparison.
         first_dreams, more_dreams: dreamt of every turn; the rest only where the first brought news.
+        near_dreams: questions that only resemble what was told, of a turn that brought news.
+        fitting_nats: how much less likely than others a question must be to be no question about the turn.
         news_nats: a dream counts where its reply is so much likelier after the turn than without it.
         dream_temperature: of the questions; replies are the most likely ones.
-        cue_nats: what the words of the turn gain in the questions, which else stray from it.
+        cue_nats: what the words of the turn gain in the questions that resemble it.
         longest_dream: tokens of a question and its reply.
         held_out: one in so many of a session's dreams is kept for the gate.
         most_share: of a step that one session may have, unless so few contribute.
         num_steps, rows_per_step: of the distillation.
         idle_dreams: questions dreamt up from nothing, to stay unanswered.
         dream_share, rehearsal_share: of the rows of a step; the rest is calm.
+        elastic_strength: of a spring on the weights that matter to what must stay; 0 for none.
         optimizer, learning_rate, max_update_norm: of the steps (`engine.config.LEVEL_OPTIMIZERS`).
         most_drift: bound on the norm of what a generation knows.
         most_rehearsal: dreams kept of one generation, and of all of them together times four.
@@ -100,8 +103,10 @@ class GenerationPolicy:
     most_turns_of_session: int = 64
     surprise_ceiling: float = 9.0
     material: str = "dreams"
-    first_dreams: int = 24
-    more_dreams: int = 40
+    first_dreams: int = 8
+    more_dreams: int = 24
+    near_dreams: int = 32
+    fitting_nats: float = 6.0
     news_nats: float = 2.0
     dream_temperature: float = 0.8
     cue_nats: float = 3.0
@@ -113,6 +118,7 @@ class GenerationPolicy:
     rows_per_step: int = 24
     dream_share: float = 0.35
     rehearsal_share: float = 0.25
+    elastic_strength: float = 0.0
     optimizer: str = "adamw"
     learning_rate: float = 3e-3
     max_update_norm: float = 1.0
@@ -132,8 +138,9 @@ class GenerationPolicy:
 
 # A session's own consolidation: fewer dreams than a tenant's and a smaller level, many times a day.
 SESSION_DREAMS = GenerationPolicy(
-    first_dreams=12,
-    more_dreams=24,
+    first_dreams=6,
+    more_dreams=12,
+    near_dreams=16,
     idle_dreams=64,
     num_steps=60,
     rows_per_step=16,

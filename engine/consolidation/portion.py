@@ -14,12 +14,14 @@ from torch import Tensor
 
 from engine.config import CMS_MEDIUM
 from engine.consolidation.distill import Distilled, Material, draw, step, with_step_state, without_step_state
-from engine.consolidation.dreams import Dream, Dreamer, Example, batches, examples
+from engine.consolidation.dreamer import Dreamer
+from engine.consolidation.dreams import Dream, Example, batches, examples
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import Turn
 from engine.model.hope import REHEARSED_TOKENS, Hope, Memory, rehearsal_name
 from engine.model.learning import level_named
+from engine.model.shared import with_shared
 from engine.tokenizer import END, Tokenizer
 
 REHEARSAL = rehearsal_name(CMS_MEDIUM)
@@ -50,8 +52,9 @@ class Portion:
         self._model, self._suite, self._policy = model, suite, policy
         self._level = level_named(model, CMS_MEDIUM)
         self._before, self._shared = medium, shared
-        # The dreamer knows what the slower levels know; that is no news to it.
-        self._dreamer = Dreamer(model, tokenizer, suite.openers, policy, {**shared, **medium})
+        # The dreamer does not know what the session told earlier: what has changed would be told to deaf ears.
+        self._earlier = read_rehearsal(medium, model)
+        self._dreamer = Dreamer(model, tokenizer, suite, policy, shared, self._earlier)
         self._generator = torch.Generator().manual_seed(seed)
         self._rng = random.Random(seed)
         self._told: dict[tuple[int, ...], Example] = {}
@@ -68,10 +71,9 @@ class Portion:
         """Answers what is to stay as it is; False where the turns told nothing."""
         if not self._told:
             return False
-        earlier = [dream for dream in read_rehearsal(self._before, self._model) if dream.question not in self._told]
+        earlier = [dream for dream in self._earlier if dream.question not in self._told]
         known = {*self._told, *(dream.question for dream in earlier)}
-        before = {**self._shared, **self._before}
-        kept, _ = self._dreamer.to_keep(self._suite.calm, before, known, self._generator)
+        kept, _ = self._dreamer.to_keep(self._suite.calm, {**self._shared, **self._before}, known, self._generator)
         self._material = Material(list(self._told.values()), self._answered(earlier), self._answered(kept))
         return True
 
@@ -98,7 +100,8 @@ class Portion:
 
     def _answered(self, dreams: Sequence[Dream]) -> list[Example]:
         """As the session's slower levels answer them before they learn: they are to keep that, not more."""
-        return [one for batch in batches(dreams) for one in examples(self._model, self._dreamer.fresh, batch)]
+        before = with_shared(self._model.initial_memory(1), {**self._shared, **self._before})
+        return [one for batch in batches(dreams) for one in examples(self._model, before, batch)]
 
 
 def write_rehearsal(dreams: Sequence[Dream], into: Tensor, rng: random.Random) -> Tensor:

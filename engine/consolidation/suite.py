@@ -40,12 +40,14 @@ class Suite:
     """Questions and texts.
 
     Attributes:
-        openers: how questions begin; a dream goes on from there by itself.
+        request: what asks the model for a question that could be asked about the turn before.
+        openers: how questions begin that only resemble what was told.
         calm: questions and small talk whose replies should stay as they are.
         text: turns, a message and its reply each, on which perplexity is measured.
         probes: an operator's own.
     """
 
+    request: str
     openers: tuple[str, ...]
     calm: tuple[str, ...]
     text: tuple[tuple[str, str], ...]
@@ -67,6 +69,7 @@ def load_suite(extra: Path | None = None) -> Suite:
         raise InvalidRequest(f"the suite {extra.name} cannot be read", param="suite") from error
     added = _parse(text, extra.name)
     return Suite(
+        added.request or bundled.request,
         bundled.openers + added.openers,
         bundled.calm + added.calm,
         bundled.text + added.text,
@@ -77,10 +80,11 @@ def load_suite(extra: Path | None = None) -> Suite:
 def _parse(text: str, name: str) -> Suite:
     try:
         table = tomllib.loads(text)
-        unknown = set(table) - {"openers", "calm", "text", "probe"}
+        unknown = set(table) - {"request", "openers", "calm", "text", "probe"}
         if unknown:
             raise ValueError(f"it has no '{sorted(unknown)[0]}'")
         return Suite(
+            _word(table.get("request", "")),
             _words(table.get("openers", [])),
             _words(table.get("calm", [])),
             tuple((str(message), str(reply)) for message, reply in table.get("text", [])),
@@ -88,8 +92,8 @@ def _parse(text: str, name: str) -> Suite:
         )
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidRequest(
-            f"the suite {name} is not one: {error}; it holds lists `openers`, `calm` and `text` (pairs) and "
-            "[[probe]] tables with `ask`, `says`, `never`",
+            f"the suite {name} is not one: {error}; it holds a `request`, lists `openers`, `calm` and `text` (pairs) "
+            "and [[probe]] tables with `ask`, `says`, `never`",
             param="suite",
         ) from error
 
@@ -99,6 +103,12 @@ def _probe(table: dict[str, Any]) -> Probe:
     if unknown:
         raise ValueError(f"a probe has no '{sorted(unknown)[0]}'")
     return Probe(str(table["ask"]), _words(table.get("says", [])), _words(table.get("never", [])))
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is expected")
+    return value
 
 
 def _words(values: Any) -> tuple[str, ...]:

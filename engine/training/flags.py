@@ -23,7 +23,7 @@ The run's folder holds all there is to it: weights, optimizer, log.jsonl. Stop i
   hope train --out runs/first --steps 9000          go on, further than planned
   hope train --text 'books/**/*.txt' --text-share 0.3     plain text beside the dialogues, larger than memory
   hope train --throughput                           what bfloat16, checkpointing, compiling and threads do here
-  torchrun --nproc-per-node 2 --no-python hope train --parallel ddp --device cuda
+  torchrun --nproc-per-node 2 --no-python -- hope train --parallel ddp --device cuda
   hope train --out runs/first --export engine/checkpoint   bundle it: model, card, curves (extra `plots`)"""
 
 HOPE = "hope"

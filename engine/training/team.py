@@ -25,7 +25,7 @@ from engine.training.objective import Objective
 
 NONE, DDP, FSDP = "none", "ddp", "fsdp"
 KINDS = (NONE, DDP, FSDP)
-START = "torchrun --nproc-per-node 2 --no-python hope train --parallel ddp ..."
+START = "torchrun --nproc-per-node 2 --no-python -- hope train --parallel ddp ..."
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,15 @@ that were told, at once: more than that cannot be taken up. *Before*: by fresh s
 consolidation. *Uptake*: right after it. *Kept*: facts of earlier rounds, at the end; *retention*: that over their
 uptake. *Apart*: facts of sessions that do not contribute. Perplexity is on the gate's fixed text.
 
-*Ours*: dreams, rehearsal, calm rows and the gate. *Dreams only*: neither rehearsal nor calm rows, no gate. *Replay*:
-the turns themselves in place of dreams. *Fine-tuning*: the turns alone, no gate. All make as many steps."""
+*Ours*: dreams, rehearsal, calm rows and the gate. *Dreams only*: neither rehearsal nor calm rows, no gate. *EWC*: the
+same, with a spring on every weight that mattered to earlier generations' dreams and to calm rows. *Replay*: the turns
+themselves in place of dreams. *Fine-tuning*: the turns alone, no gate. All make as many steps."""
 NO_GATE = {"least_uptake": 0.0, "least_retention": 0.0, "least_calm": 0.0, "most_perplexity": 1e6}
 METHODS: dict[str, dict[str, float | str] | None] = {
     "nothing": None,
     "fine-tuning": {"material": "turns", "dream_share": 1.0, "rehearsal_share": 0.0, **NO_GATE},
     "replay": {"material": "turns", **NO_GATE},
+    "ewc": {"dream_share": 1.0, "rehearsal_share": 0.0, "elastic_strength": 0.3, **NO_GATE},
     "dreams only": {"dream_share": 1.0, "rehearsal_share": 0.0, **NO_GATE},
     "ours": {},
 }

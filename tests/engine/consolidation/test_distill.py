@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import LEVEL_OPTIMIZERS
-from engine.consolidation.distill import Material, draw, step, with_step_state, without_step_state
+from engine.consolidation.distill import Material, draw, spring_on, step, with_step_state, without_step_state
 from engine.consolidation.dreams import Dream, Example, as_rows, likelihood
 from engine.consolidation.policy import GenerationPolicy
 from engine.model.hope import Memory
@@ -54,6 +54,29 @@ def test_a_fresh_session_comes_to_answer_as_the_dreamer_did() -> None:
     rows, memory = as_rows(dreams), MODEL.initial_memory(1)
     assert bool((likelihood(MODEL, with_shared(memory, shared), rows) > likelihood(MODEL, memory, rows) + 5).all())
     assert int(shared[f"{LEVEL.name}.updates"]) == 40
+
+
+def test_a_spring_holds_what_matters_to_earlier_replies() -> None:
+    earlier, later = [dream(seed) for seed in range(3)], [dream(seed) for seed in range(3, 6)]
+    first, _ = learn([certain(one) for one in earlier], 40)
+    spring = spring_on(MODEL, LEVEL, first, [certain(one) for one in earlier])
+    means = torch.stack([value.mean() for value in spring.importance.values()])
+    assert float(means.mean()) == pytest.approx(1.0)
+
+    @torch.no_grad()
+    def known_after(strength: float) -> list[float]:
+        policy = replace(POLICY, elastic_strength=strength)
+        shared = with_step_state(MODEL, LEVEL, first, policy)
+        for _ in range(20):
+            shared = step(
+                MODEL, LEVEL, shared, [certain(one) for one in later], [1 / 3] * 3, policy, 1.0, spring=spring
+            ).shared
+        memory = with_shared(MODEL.initial_memory(1), shared)
+        return [float(likelihood(MODEL, memory, as_rows(some)).mean()) for some in (earlier, later)]
+
+    loose, held = known_after(0.0), known_after(10.0)
+    assert held[0] > loose[0] + 1, "what was known stays better known"
+    assert held[1] < loose[1], "at a price"
 
 
 @pytest.mark.parametrize("optimizer", LEVEL_OPTIMIZERS)

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.consolidation.dreams import Dream, Dreamer
+from engine.consolidation.dreamer import Dreamer
+from engine.consolidation.dreams import Dream
 from engine.consolidation.gate import Examination, Gate, norm, reason_of
 from engine.consolidation.policy import GenerationPolicy
-from engine.consolidation.suite import Probe, Suite
+from engine.consolidation.suite import Probe, Suite, load_suite
 from engine.core import GateCheck
 from engine.model.hope import Memory
 from engine.model.shared import initial_shared, with_shared
@@ -21,12 +22,12 @@ from tests.tiny import tiny_model, tiny_tokenizer
 TOKENIZER = tiny_tokenizer()
 MODEL = tiny_model(writes_hard=False, vocab_size=TOKENIZER.vocab_size)
 PARENT = initial_shared(MODEL)
-SUITE = Suite((), (), (("My dog is called Rex.", "Nice."), ("The train leaves.", "Do not be late.")), ())
+SUITE = Suite("", (), (), (("My dog is called Rex.", "Nice."), ("The train leaves.", "Do not be late.")), ())
 
 
 def gate(policy: GenerationPolicy | None = None, suite: Suite = SUITE) -> Gate:
     wanted = policy or GenerationPolicy()
-    return Gate(MODEL, TOKENIZER, suite, wanted, Dreamer(MODEL, TOKENIZER, ("What",), wanted, PARENT))
+    return Gate(MODEL, TOKENIZER, suite, wanted, Dreamer(MODEL, TOKENIZER, load_suite(), wanted, PARENT))
 
 
 def moved(size: float, seed: int = 0) -> Memory:

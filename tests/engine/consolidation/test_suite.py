@@ -8,10 +8,12 @@ import pytest
 
 from engine.consolidation.suite import Probe, load_suite
 from engine.errors import InvalidRequest
+from engine.training.relations import load_small_talk
 
 
 def test_the_bundled_suite_has_what_a_consolidation_needs() -> None:
     suite = load_suite()
+    assert suite.request in load_small_talk().to_ask, "training taught to answer it"
     assert len(suite.openers) >= 10
     assert len(suite.calm) >= 40
     assert len(suite.text) >= 10
@@ -28,11 +30,22 @@ def test_an_operators_file_adds_to_it(tmp_path: Path) -> None:
     suite = load_suite(file)
     assert suite.calm == (*load_suite().calm, "Our opening hours?")
     assert suite.probes == (Probe("Who are you?", ("Hope",), ("human",)),)
+    assert suite.request == load_suite().request
+    file.write_text('request = "Ask me something."', "utf-8")
+    assert load_suite(file).request == "Ask me something."
 
 
 @pytest.mark.parametrize(
     "text",
-    ["colour = 1", 'calm = "one"', "[[probe]]\nsays = ['x']", "[[probe]]\nask = 'x'\nsay = 'x'", "text = [['a']]", "="],
+    [
+        "colour = 1",
+        "request = 1",
+        'calm = "one"',
+        "[[probe]]\nsays = ['x']",
+        "[[probe]]\nask = 'x'\nsay = 'x'",
+        "text = [['a']]",
+        "=",
+    ],
 )
 def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "own.toml"

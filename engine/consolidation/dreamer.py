@@ -1,0 +1,219 @@
+"""The dreamer: it reads a turn alone, from a fresh memory, asks itself what could be asked about it, and answers.
+
+What is told in a statement is asked for in a question, and weights that learned the one do not give the other. Training
+taught the model to say what could be asked about the turn before (`training/facts/small_talk_to_ask.toml`); here it is
+asked for that. A dream is kept where its reply is news: likely after the turn and not without it. Small talk dreams up
+nothing.
+
+Who has learned one answer gives it too readily. So there are more questions, which go on from beginnings of questions
+with the turn's words made likelier. Where the reply is news, and the question one that the model might have named, it
+is a dream like others; where it is none, it is learned that this is not known.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.consolidation.dreams import Dream, Example, as_rows, as_said, batches, examples, likelihood, padded
+from engine.consolidation.policy import GenerationPolicy
+from engine.consolidation.suite import Suite
+from engine.core import Turn
+from engine.model.hope import Hope, Memory
+from engine.model.shared import with_shared
+from engine.tokenizer import ASSISTANT, END, NUM_SPECIAL, USER, Tokenizer
+
+ASKING, ANSWERING, DONE = range(3)
+
+
+class Dreamer:
+    """Dreams of turns with one model.
+
+    Args:
+        model, tokenizer: the ones the turns were made with.
+        suite: what to ask for, and how questions begin.
+        policy: how many dreams, how long, and what is news.
+        shared: what the active generation knows; what is known already is no news.
+        earlier: dreams of the same session; where a turn answers them anew, they are dreamt of anew.
+    """
+
+    def __init__(
+        self,
+        model: Hope,
+        tokenizer: Tokenizer,
+        suite: Suite,
+        policy: GenerationPolicy,
+        shared: Memory,
+        earlier: Sequence[Dream] = (),
+    ) -> None:
+        self._model, self._tokenizer, self._policy, self._earlier = model, tokenizer, policy, earlier
+        self._request = tokenizer.read_turn(suite.request, reply=True)
+        self._openers = [[USER, *tokenizer.encode(opener)] for opener in suite.openers]
+        self._ends = frozenset(at for at in range(model.config.vocab_size) if "?" in tokenizer.decode([at]))
+        self.fresh = with_shared(model.initial_memory(1), shared)
+        # By question: what resembles what was told, and is not known.
+        self.quiet: dict[tuple[int, ...], Dream] = {}
+
+    @torch.no_grad()
+    def of_turn(self, turn: Turn, session: str, generator: torch.Generator) -> list[Example]:
+        """What the turn gives to dream of, each question once; nothing where it told nothing.
+
+        Questions that only resemble it, and have no answer, go to `quiet`.
+
+        Args:
+            session: whose turn it is.
+            generator: draws the questions.
+        """
+        told = self._tokenizer.read_turn(turn.message, reply=bool(turn.reply))
+        if turn.reply:
+            told += [*self._tokenizer.encode(turn.reply), END]
+        if self._policy.material == "turns":
+            return [as_said(told, self._model.config.vocab_size, session)]
+        _, after = self._model(torch.tensor([told]), self.fresh)
+        found = self._news(self._on_request(after, self._policy.first_dreams, generator), after)
+        if not found:
+            return []
+        found += self._news(self._on_request(after, self._policy.more_dreams, generator), after)
+        found = _once(found)
+        least = float(self._fitting(after, found).median()) - self._policy.fitting_nats
+        near = self._near(after, turn.message, generator)
+        # What was asked for earlier may have another answer now.
+        asked = [*near, *self._replied(after, [dream.question for dream in self._earlier])]
+        news = {one.question: one for one in self._news(asked, after)}
+        fitting = zip(asked, self._fitting(after, asked), strict=True)
+        found += [news[one.question] for one, nats in fitting if one.question in news and float(nats) >= least]
+        self.quiet |= {one.question: one for one in near if one.question not in news}
+        return [one for batch in batches(_once(found)) for one in examples(self._model, after, batch, session)]
+
+    @torch.no_grad()
+    def calm(self, messages: Sequence[str], shared: Memory) -> list[Dream]:
+        """What a session that was told nothing replies to these under a generation."""
+        questions = [tuple(self._tokenizer.read_turn(message, reply=True)[:-1]) for message in messages]
+        return self._replied(with_shared(self._model.initial_memory(1), shared), questions)
+
+    @torch.no_grad()
+    def to_keep(
+        self, messages: Sequence[str], shared: Memory, known: Container[tuple[int, ...]], generator: torch.Generator
+    ) -> tuple[list[Dream], list[Dream]]:
+        """What must stay as it is: dreams to learn from, and others to ask afterwards.
+
+        Small talk; questions that come to the mind of one who was told nothing, most of which have no answer; and, to
+        learn from, what resembles what was told and was no news.
+
+        Args:
+            messages: of the small talk.
+            shared: what is known before.
+            known: questions that now have an answer.
+        """
+        calm = self.calm(messages, shared)
+        idle = self._begun(self.fresh, self._policy.idle_dreams, None, generator)
+        idle = [one for one in idle if one.question not in known]
+        quiet = [one for one in self.quiet.values() if one.question not in known]
+        # Of small talk all of it, what the user says too: that is what a language sounds like.
+        return [Dream(one.tokens, 0) for one in calm] + quiet + idle[::2], calm + idle[1::2]
+
+    def _on_request(self, after: Memory, count: int, generator: torch.Generator) -> list[Dream]:
+        """Questions that the model says could be asked about the turn, with its replies to them."""
+        streams = self._go_on(after, [self._request] * count, frozenset({END}), generator)
+        return self._replied(after, [(USER, *stream[len(self._request) : -1]) for stream in streams])
+
+    def _near(self, after: Memory, message: str, generator: torch.Generator) -> list[Dream]:
+        """Questions that the turn's words suggest."""
+        cues_V = torch.zeros(self._model.config.vocab_size)
+        cues_V[self._tokenizer.encode(message)] = self._policy.cue_nats
+        return self._begun(after, self._policy.near_dreams, cues_V, generator)
+
+    def _fitting(self, after: Memory, dreams: Sequence[Dream]) -> Tensor:
+        """How likely the model is to name each question as one that could be asked [B], in nats."""
+        if not dreams:
+            return torch.zeros(0)
+        asked = [Dream((*self._request, *dream.question[1:], END), len(self._request) - 1) for dream in dreams]
+        return torch.cat([likelihood(self._model, after, as_rows(batch)) for batch in batches(asked)])
+
+    def _news(self, dreams: list[Dream], memory: Memory) -> list[Dream]:
+        """The dreams whose replies the memory makes likelier than a fresh one does."""
+        if not dreams:
+            return []
+        rows = as_rows(dreams)
+        gained_B = likelihood(self._model, memory, rows) - likelihood(self._model, self.fresh, rows)
+        return [
+            Dream(dream.tokens, dream.reply_at, float(gained))
+            for dream, gained in zip(dreams, gained_B, strict=True)
+            if gained > self._policy.news_nats
+        ]
+
+    def _begun(self, memory: Memory, count: int, cues_V: Tensor | None, generator: torch.Generator) -> list[Dream]:
+        """Questions that go on from one of the beginnings, with this memory's replies to them."""
+        chosen = torch.randint(len(self._openers), (count,), generator=generator).tolist()
+        streams = self._go_on(memory, [self._openers[at] for at in chosen], self._ends, generator, cues_V)
+        return self._replied(memory, streams)
+
+    def _replied(self, memory: Memory, questions: Sequence[Sequence[int]]) -> list[Dream]:
+        """The likeliest replies to questions, each once; without those that come to no end."""
+        once = sorted({(*question, ASSISTANT) for question in questions})
+        streams = self._go_on(memory, once, frozenset({END}))
+        return [Dream(tuple(stream), stream.index(ASSISTANT)) for stream in streams]
+
+    def _go_on(
+        self,
+        memory: Memory,
+        starts: Sequence[Sequence[int]],
+        ends: frozenset[int],
+        generator: torch.Generator | None = None,
+        cues_V: Tensor | None = None,
+    ) -> list[list[int]]:
+        """What these streams (at least one) go on to say up to one of the `ends`; others are left out.
+
+        Args:
+            generator: draws the words; without one the likeliest is said.
+            cues_V: what words gain.
+        """
+        ended: list[list[int]] = []
+        for part in batches(starts):
+            ended += self._part_goes_on(memory, part, ends, generator, cues_V)
+        return ended
+
+    def _part_goes_on(
+        self,
+        memory: Memory,
+        starts: Sequence[Sequence[int]],
+        ends: frozenset[int],
+        generator: torch.Generator | None,
+        cues_V: Tensor | None,
+    ) -> list[list[int]]:
+        streams = [list(start) for start in starts]
+        pending, open_ = streams, set(range(len(streams)))
+        rows = {name: value.expand(len(starts), *value.shape[1:]) for name, value in memory.items()}
+        for _ in range(self._policy.longest_dream):
+            tokens_BT, lengths_B = padded(pending)
+            logits_BTV, rows = self._model(tokens_BT, rows, lengths_B)
+            said = self._said(logits_BTV[torch.arange(len(starts)), lengths_B - 1], ends, generator, cues_V)
+            for at in open_:
+                streams[at].append(said[at])
+            open_ = {at for at in open_ if said[at] not in ends}
+            pending = [[token] for token in said]
+            if not open_:
+                break
+        return [stream for at, stream in enumerate(streams) if at not in open_]
+
+    def _said(
+        self, logits_BV: Tensor, ends: frozenset[int], generator: torch.Generator | None, cues_V: Tensor | None
+    ) -> list[int]:
+        words_BV = logits_BV.clone()
+        words_BV[:, [at for at in range(NUM_SPECIAL) if at not in ends]] = -torch.inf
+        if generator is None:
+            return words_BV.argmax(-1).tolist()
+        chances_BV = torch.softmax(
+            (words_BV + (0.0 if cues_V is None else cues_V)) / self._policy.dream_temperature, -1
+        )
+        drawn: list[int] = torch.multinomial(chances_BV, 1, generator=generator)[:, 0].tolist()
+        return drawn
+
+
+def _once(dreams: Sequence[Dream]) -> list[Dream]:
+    """Each question once, as it was answered last."""
+    return list({dream.question: dream for dream in dreams}.values())
