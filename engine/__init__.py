@@ -45,6 +45,7 @@ from engine.errors import (
     InvalidRequest,
     LeaseLost,
     NotFound,
+    OtherModel,
     Overloaded,
     RateLimited,
     StoreUnavailable,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.evaluation.bench import run_bench
     from engine.evaluation.command import run_evaluation
+    from engine.relearning import Relearned, run_relearning
     from engine.training.command import run_training
 
 __all__ = [
@@ -90,9 +92,11 @@ __all__ = [
     "MemoryView",
     "NotFound",
     "Observer",
+    "OtherModel",
     "Overloaded",
     "QuarantineView",
     "RateLimited",
+    "Relearned",
     "Said",
     "SaidToken",
     "Session",
@@ -116,12 +120,15 @@ __all__ = [
     "check_store_url",
     "run_bench",
     "run_evaluation",
+    "run_relearning",
     "run_training",
     "run_worker",
 ]
 
 _LAZY = {
     "Engine": ("engine.engine", "Engine"),
+    "Relearned": ("engine.relearning", "Relearned"),
+    "run_relearning": ("engine.relearning", "run_relearning"),
     "run_worker": ("engine.consolidation.worker", "run_worker"),
     "run_training": ("engine.training.command", "run_training"),
     "run_evaluation": ("engine.evaluation.command", "run_evaluation"),

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 from engine.config import StoreSettings
 from engine.core import Session, Turn, VersionView
-from engine.errors import Conflict, CorruptMemory, InvalidRequest, StoreUnavailable
+from engine.errors import Conflict, CorruptMemory, InvalidRequest, OtherModel, StoreUnavailable
 from engine.model.hope import Hope
 from engine.model.portable import fits, level_of, pack_row
 from engine.sessions.chain import BEGINNING
 from engine.sessions.commits import as_it_was
 from engine.sessions.keeping import kept
-from engine.sessions.past import num_turns_until, version_with
+from engine.sessions.past import num_turns_until, of_another_model, version_with
 from engine.sessions.records import Commit, Head, Lease, nothing, now_iso
-from engine.sessions.snapshot import pack, unpack
+from engine.sessions.snapshot import check_model, pack, unpack
 from engine.sessions.store import SessionStore
 from engine.sessions.transfer import Export, read_export, write_export
 
@@ -76,6 +76,7 @@ class Archive:
     async def fork(self, tenant: str, session_id: str, version: int | None, new_id: str | None) -> Session:
         """See `Engine.fork`."""
         past = await self._at(tenant, session_id, version)
+        self._check_model(past.memory, past.head.session.version)
         session = _begun(past.head.session, new_id)
         own = [replace(turn, session_id=session.id) for turn in past.turns]
         head = replace(past.head, session=session)
@@ -118,6 +119,7 @@ class Archive:
         if session.version == version:
             return session
         record, memory = await self._store.load_version(lease.tenant, session.id, version)
+        self._check_model(memory, version)
         back_to = record or nothing(session)
         blob = self._blank() if memory is None else memory
         commit = Commit(blob, back_to.levels, None, 0, None, "", secrets.token_hex(8), back_to=back_to)
@@ -138,6 +140,14 @@ class Archive:
         digests = await self._store.history(tenant, session_id)
         history = {digest: index for digest, index in digests.items() if index < then.num_turns}
         return _Past(as_it_was(head, then), memory, then.levels, turns, history)
+
+    def _check_model(self, memory: bytes | None, version: int) -> None:
+        """Raises OtherModel where a version's memory is of another one; it may be exported, but not gone on with."""
+        try:
+            if memory is not None:
+                check_model(memory, fingerprint=self._fingerprint)
+        except OtherModel as error:
+            raise of_another_model(version) from error
 
     def _blank(self) -> bytes:
         """A memory that has read nothing, as the store would keep it."""

@@ -283,7 +283,8 @@ class Engine:
         return await self._generations.views(tenant)
 
     async def activate_generation(self, tenant: str, number: int) -> GenerationView:
-        """Makes a generation the active one for all replicas, from their next turn on, or NotFound."""
+        """Makes a generation active for all replicas, from their next turn on; else NotFound or OtherModel."""
+        await self._turns.grounds.following.load(tenant, number)
         return await self._generations.activate(tenant, number)
 
     async def quarantine(self, tenant: str) -> list[QuarantineView]:

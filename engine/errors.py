@@ -9,6 +9,7 @@ Knows no web: `server/errors.py` holds the one table that turns a class into a s
     ├── Forbidden             a key without that right
     ├── NotFound              unknown session, version, generation or route
     ├── Conflict              id taken, key re-used, version is not the head
+    │   └── OtherModel        a memory or a generation grew in another model than the one that is served
     ├── TooLarge              body or message over the limit
     ├── RateLimited           the caller's own limit
     ├── Unavailable           ours; safe to repeat, nothing was learned
@@ -18,7 +19,7 @@ Knows no web: `server/errors.py` holds the one table that turns a class into a s
     ├── DeadlineExceeded      the turn's deadline passed; nothing was learned
     ├── TurnCancelled         the caller stopped the turn; nothing was learned
     └── Internal              ours; not safe to repeat blindly
-        ├── CorruptMemory     a stored memory failed its checksum or belongs to another model
+        ├── CorruptMemory     a stored memory failed its checksum, or its seal does not open
         ├── LeaseLost         another replica took the session over; nothing was written
         └── CommitUnknown     the store vanished while committing; the outcome is unknown
 """
@@ -65,6 +66,10 @@ class NotFound(HopeError):
 
 
 class Conflict(HopeError):
+    code = "conflict"
+
+
+class OtherModel(Conflict):
     code = "conflict"
 
 

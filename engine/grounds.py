@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from engine.config import EngineSettings, StoreSettings
 from engine.core import Session, TurnRequest
-from engine.errors import Conflict, StoreUnavailable
-from engine.following import Following
+from engine.errors import Conflict, OtherModel, StoreUnavailable
+from engine.following import OTHER_MODEL, Following
 from engine.model.hope import Hope, Memory
 from engine.model.portable import unpack_row
 from engine.model.shared import with_shared
@@ -24,6 +24,7 @@ from engine.observer import Observer
 from engine.seen_through import SeenThrough
 from engine.sessions.commits import as_it_was
 from engine.sessions.keeping import kept
+from engine.sessions.past import of_another_model
 from engine.sessions.records import Head, Lease, Version, nothing, now_iso
 from engine.sessions.residency import Residency
 from engine.sessions.snapshot import unpack
@@ -61,7 +62,7 @@ class Grounds:
         self.fingerprint = fingerprint(model)
         self._residency: Residency[Memory] = Residency(settings.resident_bytes)
         self._see_through = see_through
-        self._following = Following(model, store, self.fingerprint)
+        self.following = Following(model, store, self.fingerprint, observer)
 
     def forget(self, tenant: str, session_id: str) -> None:
         """Drops a session's memory from this replica."""
@@ -102,7 +103,7 @@ class Grounds:
 
         It is looked up under the session's lease: nobody who saw an earlier one can still commit to the session.
         """
-        number, shared = await self._following.active(tenant)
+        number, shared = await self.following.active(tenant)
         session = replace(ground.session, generation=number)
         return replace(ground, session=session, memory=with_shared(ground.memory, shared))
 
@@ -110,8 +111,10 @@ class Grounds:
         """An earlier version to stand on; it is not kept in the cache, whose memories are heads."""
         record, blob = await self.store.load_version(tenant, session.id, version)
         then = record or nothing(session)
-        tensors = unpack(blob, fingerprint=self.fingerprint) if blob else {}
-        memory = await asyncio.to_thread(unpack_row, tensors, self.model)
+        try:
+            memory = await self._unpacked(blob)
+        except OtherModel as error:
+            raise of_another_model(version) from error
         was = as_it_was(Head(session, 0), then).session
         return Ground(replace(was, version=session.version), memory, lease, then)
 
@@ -124,6 +127,9 @@ class Grounds:
         """The head's memory, from this replica's cache or the store, and the session at that version.
 
         Without a lease the head may have moved on meanwhile; then it is the newer one.
+
+        Raises:
+            OtherModel: the memory did not grow in this model.
         """
         begun = time.monotonic()
         memory = self._residency.get(tenant, session)
@@ -131,12 +137,19 @@ class Grounds:
         if memory is None:
             source = "redis"
             version, blob = await self.store.load_memory(tenant, session.id)
-            tensors = unpack(blob, fingerprint=self.fingerprint) if blob else {}
-            memory = await asyncio.to_thread(unpack_row, tensors, self.model)
+            memory = await self._unpacked(blob)
             session = replace(session, version=version)
             self.keep(tenant, session, memory)
         self.observer.stored("load", source, time.monotonic() - begun, session.memory_bytes)
         return session, memory
+
+    async def _unpacked(self, blob: bytes | None) -> Memory:
+        try:
+            tensors = unpack(blob, fingerprint=self.fingerprint) if blob else {}
+        except OtherModel:
+            self.observer.stored("load", OTHER_MODEL, 0.0, len(blob or b""))
+            raise
+        return await asyncio.to_thread(unpack_row, tensors, self.model)
 
     def keep(self, tenant: str, session: Session, memory: Memory) -> None:
         size = sum(value.numel() * value.element_size() for value in memory.values())

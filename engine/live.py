@@ -67,6 +67,7 @@ class LiveTurn:
         row: its number in the batch.
         memory: the session's memory before the turn, batch size 1; never changed.
         emit: called with every signal, from the engine's thread.
+        said: what it is to say, in tokens, where that is known already; else it chooses.
         lesson_memory: the memory from which the next lesson is read: `memory`, then where the last lesson ended.
         deadline: monotonic time after which the turn fails.
         arrived: monotonic time at which the caller asked.
@@ -83,6 +84,7 @@ class LiveTurn:
     speech: Speech
     choice: Choice
     lesson_memory: Memory
+    said: Sequence[int] | None = None
     cancelled: bool = False
     pending: list[int] = field(default_factory=list)
     read: int = 0
@@ -104,6 +106,7 @@ class LiveTurn:
         tokenizer: Tokenizer,
         emit: Callable[[Signal], None],
         arrived: float,
+        said: Sequence[int] | None = None,
     ) -> LiveTurn:
         """A turn that has not read anything yet."""
         prompt = tokenizer.read_turn(request.message, reply=request.max_tokens > 0, before=request.before)
@@ -116,7 +119,7 @@ class LiveTurn:
         speech = Speech(tokenizer.stream(), request.stop)
         deadline = arrived + request.timeout_s
         pending = list(prompt)
-        return cls(row, request, memory, emit, deadline, arrived, prompt, speech, choice, memory, pending=pending)
+        return cls(row, request, memory, emit, deadline, arrived, prompt, speech, choice, memory, said, pending=pending)
 
     @property
     def reading(self) -> bool:
@@ -147,6 +150,11 @@ class LiveTurn:
             losses = functional.cross_entropy(logits_TV[: len(targets)], torch.tensor(targets), reduction="sum")
             self.surprise_sum += float(losses)
         if self.reading:
+            return False
+        if self.said is not None:
+            self.completion_tokens = len(self.said)
+            self.pending = [*self.said, END]
+            self.finish_reason = "stop"
             return False
         if self.request.max_tokens == 0:
             self.finish_reason = "stop"

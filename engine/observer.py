@@ -35,7 +35,7 @@ class Observer(Protocol):
         """A level took a step: outcome `applied`, `clipped`, `skipped` (nothing moved) or `rejected`."""
 
     def stored(self, operation: str, outcome: str, seconds: float, size_bytes: int) -> None:
-        """A memory was loaded or committed: `load` (outcome: `resident` or `redis`) or `commit`."""
+        """A memory was loaded or committed: `load` (outcome: `resident`, `redis` or `other_model`) or `commit`."""
 
     def resident(self, sessions: int, size_bytes: int) -> None:
         """Sessions and bytes in this process's cache."""

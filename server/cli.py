@@ -54,6 +54,19 @@ nothing is half-published, and the work is taken up again.
 example:
   HOPE_REDIS_URL=redis://localhost:6379/0 hope worker"""
 
+RELEARN = """\
+Have the checkpoint read every session again whose memory is of another one, from its transcript.
+
+To be run after a change of the checkpoint, with its settings: until then such sessions answer 409. Each session gets
+one new version and goes back into the worker's line; sessions that are done are passed over, so it can be stopped and
+begun again. Where a tenant's generation is of another model, generation 0 becomes active and a new one is asked for.
+Servers may run meanwhile; workers of the old checkpoint may not. A store that `hope serve` started by itself is
+locked while that runs: stop it first.
+
+examples:
+  hope relearn --dry-run
+  HOPE_REDIS_URL=redis://localhost:6379/0 hope relearn --checkpoint /srv/new"""
+
 # Commands whose flags are explained by the part that does the work.
 HANDED_ON = {
     "chat": "talk to a server from the terminal",
@@ -102,6 +115,25 @@ def _work(given: argparse.Namespace, settings: Settings) -> int:
     return asyncio.run(work(settings, stop_with_parent=given.stop_with_parent))
 
 
+def _relearn(given: argparse.Namespace, settings: Settings) -> int:
+    from engine import run_relearning
+    from server.metrics import Metrics
+
+    done = asyncio.run(run_relearning(settings.engine, settings.store, Metrics(), dry_run=given.dry_run))
+    print(
+        f"{done.sessions} sessions looked at; {done.relearned} {'to be ' if given.dry_run else ''}relearned: "
+        f"{done.turns} turns, {done.tokens} tokens; {done.generations} generations of another model"
+    )
+    if done.incomplete:
+        print(
+            f"{done.incomplete} of the turns had also read system messages or a history from elsewhere, which no "
+            "transcript holds: the memories are without those"
+        )
+    if done.failed:
+        print(f"{done.failed} sessions were left as they were; run it again, or see what was said of each")
+    return 1 if done.failed else 0
+
+
 def _hand_on(command: str, argv: list[str]) -> int:
     if command == "chat":
         from hope_client.chat import main as chat
@@ -134,6 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--nice", type=int, default=0, metavar="N", help="lower this process's priority by N")
     worker.add_argument("--stop-with-parent", action="store_true", help="stop when standard input closes")
     _add_settings(worker, ("engine", "store"))
+    relearn = _command(commands, "relearn", "read sessions of another checkpoint again", RELEARN)
+    relearn.set_defaults(command=_relearn)
+    relearn.add_argument("--dry-run", action="store_true", help="only count what is to be done")
+    _add_settings(relearn, ("engine", "store"), of_server=("log_level",))
     for name, text in HANDED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
@@ -147,7 +183,11 @@ def _command(
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, sections: tuple[str, ...]) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    sections: tuple[str, ...],
+    of_server: tuple[str, ...] = ("host", "insecure", "metrics_port", "log_level"),
+) -> None:
     from server.settings import OPTIONS, Settings
 
     parser.add_argument("--config", metavar="FILE", help="TOML file of settings [HOPE_CONFIG]")
@@ -161,7 +201,7 @@ def _add_settings(parser: argparse.ArgumentParser, sections: tuple[str, ...]) ->
     if "server" not in sections:
         group = parser.add_argument_group("[server]")
         for option in OPTIONS:
-            if option.name in ("host", "insecure", "metrics_port", "log_level"):
+            if option.name in of_server:
                 default = getattr(Settings().server, option.name)
                 _add_setting(group, option.flag, option.variable, option.help, default)
 

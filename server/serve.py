@@ -57,6 +57,7 @@ def _build(engine: Engine, settings: Settings, metrics: Metrics) -> DrainingServ
         host=settings.server.host,
         port=settings.server.port,
         log_config=None,
+        log_level="warning",  # below, it logs paths of websockets, which name sessions, and what is said on them
         access_log=False,
         server_header=False,
         ws_max_size=settings.server.max_body_bytes,

@@ -72,8 +72,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine.consolidation": _NOUNS | _TEXT | {"engine.following", "engine.model", "engine.sessions"},
     "engine.training": _NOUNS | _TEXT | {"engine.model", "engine.evaluation", "engine.from_file"},
     "engine.evaluation": _EVERYTHING_BELOW | {"engine.engine", "engine.training", "engine.from_file"},
+    "engine.rereading": _NOUNS | _TEXT | {"engine.live", "engine.loop", "engine.model", "engine.sessions"},
+    "engine.relearning": _EVERYTHING_BELOW | {"engine.rereading"},
     "engine.engine": _EVERYTHING_BELOW,
-    "engine": _EVERYTHING_BELOW | {"engine.engine", "engine.training", "engine.evaluation"},
+    "engine": _EVERYTHING_BELOW | {"engine.engine", "engine.relearning", "engine.training", "engine.evaluation"},
     "server": frozenset({"engine"}),
     "clients": frozenset(),
 }

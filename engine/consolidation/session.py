@@ -94,7 +94,7 @@ class SessionConsolidation:
         self._model, self._tokenizer = model.requires_grad_(False), tokenizer
         self._store, self._observer, self._policy = store, observer, policy
         self._fingerprint, self._suite = fingerprint(model), suite or load_suite()
-        self._following = Following(model, store, self._fingerprint)
+        self._following = Following(model, store, self._fingerprint, observer)
         self._background = Background("hope-replay")
 
     def close(self) -> None:
@@ -108,6 +108,7 @@ class SessionConsolidation:
             Stopped: `halt` was set; nothing was written.
             Conflict, LeaseLost: the ground has moved; nothing was written.
             Overloaded: the session stayed in use.
+            OtherModel: the memory did not grow in this model.
             NotFound, CorruptMemory, StoreUnavailable, CommitUnknown: as the store says.
         """
         begun = time.monotonic()

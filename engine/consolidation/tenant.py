@@ -91,7 +91,8 @@ class TenantConsolidation:
         model.requires_grad_(False)
         self._generations, self._observer, self._policy = store.generations, observer, policy
         self._fingerprint = fingerprint(model)
-        self._grounds = Grounds(model, store, Following(model, store, self._fingerprint), policy)
+        following = Following(model, store, self._fingerprint, observer)
+        self._grounds = Grounds(model, store, following, policy)
         self._background = Background("hope-dreams")
         self._candidates = Candidates(model, tokenizer, observer, policy, suite, self._background)
 
@@ -105,7 +106,7 @@ class TenantConsolidation:
         Raises:
             Stopped: `halt` was set; nothing was written.
             Conflict: what it was made of has changed; nothing was written.
-            CorruptMemory, StoreUnavailable: as the store says.
+            CorruptMemory, OtherModel, StoreUnavailable: as the store says.
         """
         begun = time.monotonic()
         ended = await self._attempt(tenant, asked, halt)

@@ -29,6 +29,7 @@ from engine.errors import (
     InvalidRequest,
     LeaseLost,
     NotFound,
+    OtherModel,
     Overloaded,
     StoreUnavailable,
 )
@@ -145,7 +146,7 @@ class Worker:
         except Overloaded:
             logger.info("a session stayed in use; it goes back to the line")
             await self._store.enqueue_consolidation(work.tenant, work.session_id, BUSY_DELAY_S)
-        except CorruptMemory as error:
+        except (CorruptMemory, OtherModel) as error:
             logger.error("a session cannot be consolidated: %s", error.message)
             self._observer.consolidation("failed", time.monotonic() - begun, 0)
         except (RuntimeError, ValueError):
@@ -163,6 +164,8 @@ class Worker:
                 more = await self._consolidation.next_portion(work.tenant, work.session_id, halt)
                 if not more:
                     return
+            except OtherModel:
+                raise  # it will not change by itself
             except (Conflict, LeaseLost) as error:
                 # A deleted session shows here; its NotFound ends the matter.
                 await self._store.get(work.tenant, work.session_id)
@@ -179,6 +182,10 @@ class Worker:
         for _ in range(MOST_RESTARTS):
             try:
                 await self._tenants.run(work.tenant, asked, halt)
+                return
+            except OtherModel:
+                reason = "the active generation is of another model: run `hope relearn`"
+                await self._tenants.fail(work.tenant, asked.consolidation, reason)
                 return
             except Conflict:
                 logger.info("what a generation was made of changed meanwhile; beginning again")

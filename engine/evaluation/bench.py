@@ -33,8 +33,10 @@ from engine.core import DEFAULT_TENANT
 from engine.engine import Engine
 from engine.evaluation.recall import ask
 from engine.evaluation.silent import SilentObserver
-from engine.model.hope import Hope
+from engine.model.hope import Hope, Memory
 from engine.model.portable import pack_row
+from engine.model.shared import initial_shared
+from engine.sessions.records import write_turn
 from engine.training.talk import Talk
 
 DESCRIPTION = """Measure speed and size on this machine, with learning on.
@@ -115,7 +117,7 @@ def measure_model(width: int, layers: int, repeats: int) -> dict[str, float]:
 
 
 async def measure_session(num_turns: int) -> dict[str, float]:
-    """The bundled checkpoint over a real store: commit, whole turn, and the stored memory after so many turns."""
+    """The bundled checkpoint over a real store: commit, whole turn, and what it takes in store and process."""
     with tempfile.TemporaryDirectory(prefix="hope-bench-") as folder:
         engine = await Engine.open(EngineSettings(), StoreSettings(data_dir=Path(folder)), SilentObserver())
         try:
@@ -123,6 +125,8 @@ async def measure_session(num_turns: int) -> dict[str, float]:
             pairs = Talk(None).runs["bundled"]
             turns = [await ask(engine, session.id, pairs[number % len(pairs)][0][0]) for number in range(num_turns)]
             stored = await engine.session(DEFAULT_TENANT, session.id)
+            versions = await engine.versions(DEFAULT_TENANT, session.id)
+            sizes = measure_sizes(engine.model)
         finally:
             await engine.close()
     return {
@@ -130,8 +134,27 @@ async def measure_session(num_turns: int) -> dict[str, float]:
         "turn_ms_p50": statistics.median(turn.timing.total_ms for turn in turns),
         "first_token_ms_p50": statistics.median(turn.timing.first_token_ms for turn in turns),
         "memory_bytes": float(stored.memory_bytes),
+        "kept_versions_bytes": float(sum(version.bytes for version in versions)),
+        "transcript_bytes_per_turn": statistics.mean(len(write_turn(turn).encode()) for turn in turns),
+        **sizes,
         "turns": float(num_turns),
     }
+
+
+@torch.no_grad()
+def measure_sizes(model: Hope) -> dict[str, float]:
+    """What a session's memory may take at most in the store and takes in a process, and what a generation takes."""
+    memory, shared = model.initial_memory(1), initial_shared(model)
+    return {
+        "largest_memory_bytes": _stored_bytes(memory),
+        "resident_memory_bytes": float(sum(value.numel() * value.element_size() for value in memory.values())),
+        "generation_bytes": _stored_bytes(shared),
+    }
+
+
+def _stored_bytes(memory: Memory) -> float:
+    """With every tensor written, floats in bfloat16; without the header of some kilobytes."""
+    return float(sum(v.numel() * (2 if v.is_floating_point() else v.element_size()) for v in memory.values()))
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ _CONNECT_TIMEOUT_S = 2.0
 _PROBE_TIMEOUT_S = 1.0
 _HEALTH_CHECK_INTERVAL_S = 30
 _NUM_RETRIES = 2
+_SCANNED_AT_ONCE = 1000
 
 # What a server that is up but cannot write says; older ones wrap it into the script's error.
 _CANNOT_WRITE = ("OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ")
@@ -99,6 +100,12 @@ class Connection:
             for command in commands:
                 pipeline.execute_command(*command)
             return await pipeline.execute()
+
+    async def scan(self, pattern: str) -> list[str]:
+        """Every key that the pattern finds, in alphabetical order; the store is walked through, others are let in."""
+        async with self._turn():
+            found = {key.decode() async for key in self._client.scan_iter(pattern, count=_SCANNED_AT_ONCE)}
+        return sorted(found)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Any:
         """Runs a script of the folder `scripts` on keys of one hash tag; it happens as one step."""

@@ -119,6 +119,15 @@ def session_index(tenant: str) -> str:
     return f"{_PREFIX}{{{quote(tenant, safe='')}}}:sessions"
 
 
+# What finds the indices of all tenants (a pattern of SCAN).
+SESSION_INDICES = f"{_PREFIX}{{*}}:sessions"
+
+
+def tenant_of_index(index: str) -> str:
+    """Whose a `session_index` is."""
+    return unquote(index.removeprefix(f"{_PREFIX}{{").removesuffix("}:sessions"))
+
+
 def limit_bucket(tenant: str, kind: str) -> str:
     """Hash with a time to live: the credit of one kind that a tenant has left, and when that was so."""
     return f"{_PREFIX}{{{quote(tenant, safe='')}}}:limit:{kind}"

@@ -6,7 +6,7 @@ Knows no key: it asks the store.
 from __future__ import annotations
 
 from engine.core import Session, Turn
-from engine.errors import Conflict, NotFound
+from engine.errors import Conflict, NotFound, OtherModel
 from engine.sessions.store import SessionStore
 
 
@@ -43,3 +43,12 @@ async def version_with(store: SessionStore, tenant: str, session: Session, num_t
             param="messages",
         )
     return found
+
+
+def of_another_model(version: int) -> OtherModel:
+    """What is told to who would go back to a version that did not grow in the model that is served."""
+    return OtherModel(
+        f"version {version} of the session's memory is of another model than the one that is served, so it cannot be "
+        "gone back to: go on from the session's end, choose a later version, or 0, which has read nothing",
+        param="version",
+    )

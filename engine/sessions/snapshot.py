@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from engine.errors import CorruptMemory
+from engine.errors import CorruptMemory, OtherModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,11 +58,10 @@ def unpack(blob: bytes, *, fingerprint: str) -> dict[str, Tensor]:
     """The memory that `pack` was given, bit for bit, on the CPU.
 
     Raises:
-        CorruptMemory: the bytes are damaged, of another format, or of another model.
+        CorruptMemory: the bytes are damaged or of another format.
+        OtherModel: they are of another model.
     """
-    metadata = read_metadata(blob)
-    if metadata.get("fingerprint") != fingerprint:
-        raise CorruptMemory("the stored memory is of another model: serve that one, or start a new session")
+    metadata = check_model(blob, fingerprint=fingerprint)
     try:
         tensors = load(blob)
     except SafetensorError as error:
@@ -73,6 +72,17 @@ def unpack(blob: bytes, *, fingerprint: str) -> dict[str, Tensor]:
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CorruptMemory("the stored memory is not readable; roll back to an earlier version") from error
     return tensors
+
+
+def check_model(blob: bytes, *, fingerprint: str) -> dict[str, str]:
+    """As `read_metadata`; raises OtherModel where the memory did not grow in this model."""
+    metadata = read_metadata(blob)
+    if metadata["fingerprint"] != fingerprint:
+        raise OtherModel(
+            "the stored memory is of another model than the one that is served; the operator can have this one read "
+            "the transcript again with `hope relearn`, or serve the other one"
+        )
+    return metadata
 
 
 def annotate(blob: bytes, notes: Mapping[str, str]) -> bytes:

@@ -37,6 +37,7 @@ from engine.sessions.records import (
 from engine.sessions.sealing import seal_of
 from engine.sessions.shelf import Shelf
 from engine.sessions.staging import Staging
+from engine.sessions.tenants import Tenants
 
 _DELETE_ATTEMPTS = 10
 
@@ -63,7 +64,7 @@ class SessionStore:
         self._committer = Committer(connection, staging, settings)
         self._adopter = Adopter(connection, staging)
         self._history = History(connection, seal)
-        self.line = ConsolidationQueue(connection)
+        self.line, self.tenants = ConsolidationQueue(connection), Tenants(connection)
         shelf = Shelf(settings.generations_url) if settings.generations_url else None
         self.generations = GenerationStore(connection, seal, shelf)
 
@@ -137,7 +138,6 @@ class SessionStore:
         """A page of a tenant's sessions in the order of their ids, and whether more follow.
 
         Args:
-            tenant: whose.
             limit: most sessions on the page.
             after: id of the last session of the page before; it may have been deleted since.
         """

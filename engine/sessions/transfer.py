@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from engine.core import Session, Turn
-from engine.errors import Conflict, CorruptMemory, InvalidRequest
+from engine.errors import CorruptMemory, InvalidRequest, OtherModel
 from engine.sessions.snapshot import annotate, read_metadata
 
 SESSION, TRANSCRIPT, CONSOLIDATED, HISTORY = "session", "transcript", "num_consolidated_turns", "history"
@@ -56,7 +56,7 @@ def read_export(file: bytes, fingerprint: str) -> Export:
 
     Raises:
         InvalidRequest: the file is damaged, or no export.
-        Conflict: it is of another model.
+        OtherModel: it is of another model.
     """
     try:
         metadata = read_metadata(file)
@@ -65,7 +65,7 @@ def read_export(file: bytes, fingerprint: str) -> Export:
     if not {SESSION, TRANSCRIPT, CONSOLIDATED, HISTORY} <= metadata.keys():
         raise InvalidRequest("the file holds a memory without its session: import what an export wrote")
     if metadata["fingerprint"] != fingerprint:
-        raise Conflict("the file is of another model: import it where that one is served")
+        raise OtherModel("the file is of another model: import it where that one is served")
     try:
         session = _SESSION.validate_json(metadata[SESSION], strict=True)
         turns = _TURNS.validate_json(metadata[TRANSCRIPT], strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from server.cli import main
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "chat", "train", "eval", "bench"])
+@pytest.mark.parametrize("command", ["serve", "worker", "relearn", "chat", "train", "eval", "bench"])
 def test_every_command_is_listed_and_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -51,6 +53,7 @@ def test_serve_help_names_the_variable_and_default_of_each_flag(capsys: pytest.C
         (["serve", "--port", "http"], "hope: --port: must be a whole number from 0 to 65535"),
         (["serve", "--host", "0.0.0.0"], "no API keys are set"),
         (["serve", "--checkpoint", "/nowhere"], "hope: no checkpoint in '/nowhere'"),
+        (["relearn", "--checkpoint", "/nowhere"], "hope: no checkpoint in '/nowhere'"),
         (["worker"], "hope: a worker needs the store"),
     ],
 )
@@ -116,16 +119,32 @@ def is_running(pid: int) -> bool:
     return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def test_serve_keeps_a_worker_and_exits_0(checkpoint: Path, tmp_path: Path) -> None:
-    with served(checkpoint, tmp_path) as server:
+def talk(url: str, session_id: str, message: str) -> None:
+    """A turn as JSON, one that is refused, and one on a websocket."""
+    httpx2.post(f"{url}/v1/sessions", json={"id": session_id}).raise_for_status()
+    turn = {"message": message, "max_tokens": 4}
+    path = f"{url}/v1/sessions/{session_id}"
+    httpx2.post(f"{path}/turns", json=turn, timeout=60).raise_for_status()
+    httpx2.post(f"{path}/turns", json={**turn, "stop": message})
+    with connect(f"{path.replace('http', 'ws', 1)}/stream?of={message}") as socket:
+        socket.send(json.dumps({"type": "turn.create", "turn": turn}))
+        while '"turn.completed"' not in socket.recv():
+            pass
+
+
+def test_serve_keeps_a_worker_logs_no_content_and_exits_0(checkpoint: Path, tmp_path: Path) -> None:
+    with served(checkpoint, tmp_path, "--log-level", "debug") as server:
         assert str(tmp_path) in server.printed[1]
         soon(lambda: len(server.workers()) == 1)
         (first,) = server.workers()
         soon(lambda: os.getpriority(os.PRIO_PROCESS, first) == 10)
         os.kill(first, signal.SIGKILL)
         soon(lambda: len(server.workers()) == 2)
+        talk(server.url, "my-own-name", "Rufus")
+        soon(lambda: "/v1/sessions/{session_id}/stream" in server.log.read_text())
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
+        assert not [word for word in ("my-own-name", "Rufus", "127.0.0.1:") if word in server.log.read_text()]
         assert not any(map(is_running, server.workers()))
 
 

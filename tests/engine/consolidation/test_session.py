@@ -13,7 +13,7 @@ from engine.config import CMS_MEDIUM
 from engine.consolidation.background import Stopped
 from engine.consolidation.policy import SESSION_DREAMS, ReplayPolicy
 from engine.consolidation.replay import compose, mean_surprise, medium_of
-from engine.errors import Conflict, CorruptMemory, NotFound
+from engine.errors import Conflict, CorruptMemory, NotFound, OtherModel
 from engine.model.hope import Hope
 from engine.model.portable import level_of
 from engine.sessions.keys import SessionKeys
@@ -211,6 +211,6 @@ async def test_a_damaged_memory_and_a_deleted_session_are_told_apart(setting: Se
 async def test_another_models_memory_is_refused(setting: Setting) -> None:
     other = Hope(dataclasses.replace(setting.model.config, retention_floor=0.5))
     consolidation = setting.consolidation(Recorder(), model=other)
-    with pytest.raises(CorruptMemory):
+    with pytest.raises(OtherModel):
         await consolidation.next_portion(setting.tenant, setting.session_id, asyncio.Event())
     consolidation.close()

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from engine import run_worker
 from engine.config import StoreSettings
 from engine.consolidation.policy import ReplayPolicy
 from engine.errors import InvalidRequest
+from engine.model.hope import Hope
 from engine.sessions import keys
 from engine.sessions.embedded import EmbeddedStore
 from engine.sessions.store import SessionStore
@@ -171,6 +173,18 @@ async def test_a_damaged_memory_is_logged_and_does_not_hold_up_the_line(
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert "cannot be consolidated" in record.getMessage()
     assert setting.session_id not in record.getMessage()
+
+
+async def test_a_session_of_another_model_is_named_so_and_leaves_the_line(
+    setting: Setting, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    observer, marks = Recorder(), await setting.marks()
+    async with setting.worker(observer, model=Hope(replace(setting.model.config, retention_floor=0.5))):
+        await until(lambda: is_idle(client))
+    assert observer.consolidations == [("failed", 0)], "once: it would not change by itself"
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "hope relearn" in record.getMessage()
+    assert await setting.marks() == marks
 
 
 async def test_a_deleted_session_is_dropped_from_the_line(setting: Setting, client: Redis) -> None:

@@ -64,11 +64,16 @@ def test_the_model_is_measured_alone_and_in_a_batch_at_every_context() -> None:
 
 async def test_a_session_is_measured_in_whole_turns() -> None:
     figures = await measure_session(2)
-    assert figures.keys() == {"commit_ms_p50", "turn_ms_p50", "first_token_ms_p50", "memory_bytes", "turns"}
+    sizes = {"largest_memory_bytes", "resident_memory_bytes", "generation_bytes"}
+    stored = {"memory_bytes", "kept_versions_bytes", "transcript_bytes_per_turn"}
+    assert figures.keys() == {"commit_ms_p50", "turn_ms_p50", "first_token_ms_p50", "turns"} | stored | sizes
     assert figures["turns"] == 2.0
     assert 0 < figures["commit_ms_p50"] < figures["turn_ms_p50"]
     assert 0 < figures["first_token_ms_p50"] < figures["turn_ms_p50"]
-    assert figures["memory_bytes"] > 1000
+    assert 1000 < figures["memory_bytes"] < figures["largest_memory_bytes"] + 16_384
+    assert figures["memory_bytes"] < figures["kept_versions_bytes"] <= 2 * figures["memory_bytes"]
+    assert figures["resident_memory_bytes"] > figures["largest_memory_bytes"]
+    assert figures["transcript_bytes_per_turn"] > 100
 
 
 def test_the_command_measures_all_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

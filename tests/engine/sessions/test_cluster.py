@@ -67,6 +67,12 @@ async def test_sessions_spread_over_the_cluster_and_live_as_elsewhere(store: Ses
     assert all(len(names) > 5 for names in await _names(nodes)), "every node holds some"
     page, more = await store.list(TENANT, 10, None)
     assert ([session.id for session in page], more) == (NAMES[:10], True)
+    others = [f"tenant-{number}" for number in range(6)]
+    for tenant in others:
+        await store.create(tenant, make_session("s-1"))
+    assert await store.tenants.all() == {TENANT: len(NAMES), **dict.fromkeys(others, 1)}, "on whichever node they are"
+    for tenant in others:
+        await store.delete(tenant, "s-1")
     for name in NAMES:
         assert await store.load_memory(TENANT, name, 1) == (1, LARGE)
         assert await store.load_memory(TENANT, name) == (2, b"small")

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from engine.errors import CorruptMemory
+from engine.errors import CorruptMemory, OtherModel
 from engine.sessions.snapshot import FORMAT, pack, unpack
 
 PRINT = "0123456789abcdef"
@@ -104,7 +104,7 @@ def test_a_torn_blob_is_noticed(length: int) -> None:
 
 
 def test_another_models_memory_is_refused() -> None:
-    with pytest.raises(CorruptMemory, match="another model"):
+    with pytest.raises(OtherModel, match="hope relearn"):
         unpack(BLOB, fingerprint="fedcba9876543210")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from engine.errors import Conflict, CorruptMemory, InvalidRequest
+from engine.errors import CorruptMemory, InvalidRequest, OtherModel
 from engine.sessions.snapshot import FORMAT, _checksum, annotate, pack, unpack
 from engine.sessions.transfer import CONSOLIDATED, HISTORY, SESSION, TRANSCRIPT, Export, read_export, write_export
 from tests.engine.sessions.samples import make_session, make_turn
@@ -52,7 +52,7 @@ def test_no_message_breaks_the_file(text: str) -> None:
 
 
 def test_another_models_file_is_a_conflict() -> None:
-    with pytest.raises(Conflict, match="another model"):
+    with pytest.raises(OtherModel, match="another model"):
         read_export(write_export(exported()), "f" * 16)
 
 
