@@ -19,7 +19,7 @@ from tests.tiny import SHIPPED, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 MODEL = tiny_model(writes_hard=False, vocab_size=TOKENIZER.vocab_size)
-POLICY = GenerationPolicy(first_dreams=10, more_dreams=10)
+POLICY = GenerationPolicy(first_dreams=10, more_dreams=10, near_dreams=10)
 
 
 def turn(message: str) -> Turn:
@@ -47,7 +47,7 @@ def test_a_turn_that_told_something_is_dreamt_of_and_small_talk_is_not() -> None
 @pytest.mark.skipif(not SHIPPED, reason="the package holds no checkpoint")
 def test_the_same_seed_dreams_the_same() -> None:
     model, tokenizer = load_checkpoint()
-    dreamer = Dreamer(model, tokenizer, load_suite(), replace(POLICY, first_dreams=4, more_dreams=1), {})
+    dreamer = Dreamer(model, tokenizer, load_suite(), replace(POLICY, first_dreams=4, more_dreams=1, near_dreams=4), {})
     one, same = (dreamer.of_turn(turn("I live in Marrowick."), "", torch.Generator().manual_seed(3)) for _ in range(2))
     assert [example.dream for example in one] == [example.dream for example in same]
 

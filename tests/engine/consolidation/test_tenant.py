@@ -31,7 +31,7 @@ TENANT, OTHER = "acme", "other"
 POLICY = GenerationPolicy(
     first_dreams=10, more_dreams=14, idle_dreams=64, num_steps=60, rows_per_step=20, dream_share=0.4
 )
-QUICK = replace(POLICY, num_steps=1, rows_per_step=8, more_dreams=2, longest_dream=24)
+QUICK = replace(POLICY, num_steps=1, rows_per_step=8, more_dreams=2, near_dreams=4, idle_dreams=8, longest_dream=24)
 SUITE = replace(load_suite(), calm=load_suite().calm[:24])
 CAT, DOG = ("My cat is called Zorinda.", "What is my cat called?", "Zorinda"), ("Brumtok", "What is my dog called?")
 
