@@ -119,7 +119,8 @@ class Dreamer:
     def _on_request(self, after: Memory, count: int, generator: torch.Generator) -> list[Dream]:
         """Questions that the model says could be asked about the turn, with its replies to them."""
         streams = self._go_on(after, [self._request] * count, frozenset({END}), generator)
-        return self._replied(after, [(USER, *stream[len(self._request) : -1]) for stream in streams])
+        questions = [stream[len(self._request) : -1] for stream in streams]
+        return self._replied(after, [(USER, *question) for question in questions if question])
 
     def _near(self, after: Memory, message: str, generator: torch.Generator) -> list[Dream]:
         """Questions that the turn's words suggest."""
@@ -135,7 +136,8 @@ class Dreamer:
         return torch.cat([likelihood(self._model, after, as_rows(batch)) for batch in batches(asked)])
 
     def _news(self, dreams: list[Dream], memory: Memory) -> list[Dream]:
-        """The dreams whose replies the memory makes likelier than a fresh one does."""
+        """The dreams whose replies the memory makes likelier than a fresh one does; who asks back has not answered."""
+        dreams = [dream for dream in dreams if not self._ends.intersection(dream.tokens[dream.reply_at :])]
         if not dreams:
             return []
         rows = as_rows(dreams)

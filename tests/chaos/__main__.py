@@ -14,7 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.chaos.traffic import Asked, Record, Talker
+from tests.chaos.traffic import Asked, Talker, print_tables
 from tests.faults.fleet import NGINX, WITHOUT_NGINX, Fleet, Process
 from tests.tiny import write_tiny_checkpoint
 
@@ -40,7 +40,7 @@ def main() -> int:
         violations = [violation for record in records for violation in record.violations]
         fleet.store.wait()
         counts, broken = _audit(fleet, [turn for record in records for turn in record.turns])
-        _print_tables(records, faults, counts)
+        print_tables(records, faults, counts)
     violations += broken
     for violation in violations:
         print(f"VIOLATION {violation}")
@@ -135,21 +135,6 @@ def _audit(fleet: Fleet, asked: list[Asked]) -> tuple[dict[str, int], list[str]]
         counts["in a transcript"] += len(found)
         counts["unanswered but there"] += sum(turn.turn_id is None and turn.message in ids for turn in turns)
     return counts, violations
-
-
-def _print_tables(records: list[Record], faults: Counter[str], counts: dict[str, int]) -> None:
-    print(f"\n{'traffic':18}{'asked':>8}{'answered':>10}{'repeated':>10}{'longest s':>11}")
-    for kind in sorted({kind for record in records for kind in record.asked}):
-        asked, answered, repeated = (
-            sum(getattr(record, name)[kind] for record in records) for name in ("asked", "answered", "repeated")
-        )
-        longest_s = max(record.longest_s.get(kind, 0.0) for record in records)
-        print(f"{kind:18}{asked:8}{answered:10}{repeated:10}{longest_s:11.1f}")
-    refusals: Counter[str] = sum((record.refusals for record in records), Counter())
-    for title, table in (("refusal", refusals), ("fault", faults), ("at the end", counts)):
-        print(f"\n{title:24}{'number':>8}")
-        for name, number in table.items():
-            print(f"{name:24}{number:8}")
 
 
 if __name__ == "__main__":

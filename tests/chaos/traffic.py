@@ -1,4 +1,4 @@
-"""What clients do to their sessions, insisting on every turn by its key until it is answered."""
+"""What clients do to their sessions, insisting on every turn by its key until it is answered; and the tables of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,3 +176,19 @@ class Talker:
 
 def _key(message: str) -> str:
     return message.replace(" ", "-")
+
+
+def print_tables(records: Sequence[Record], faults: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    """What was asked, what was refused, what was done to the servers, and what was found at the end."""
+    print(f"\n{'traffic':18}{'asked':>8}{'answered':>10}{'repeated':>10}{'longest s':>11}")
+    for kind in sorted({kind for record in records for kind in record.asked}):
+        asked, answered, repeated = (
+            sum(getattr(record, name)[kind] for record in records) for name in ("asked", "answered", "repeated")
+        )
+        longest_s = max(record.longest_s.get(kind, 0.0) for record in records)
+        print(f"{kind:18}{asked:8}{answered:10}{repeated:10}{longest_s:11.1f}")
+    refusals: Counter[str] = sum((record.refusals for record in records), Counter())
+    for title, table in (("refusal", refusals), ("fault", faults), ("at the end", counts)):
+        print(f"\n{title:24}{'number':>8}")
+        for name, number in table.items():
+            print(f"{name:24}{number:8}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hope_client import AsyncHopeClient, NotFound
 
-from tests.chaos.traffic import Record
+from tests.chaos.traffic import Record, print_tables
 from tests.faults.fleet import Process
 from tests.soak.one_server import kill_family, one_server, resident_bytes, stop, url_of
 from tests.soak.traffic import KINDS, Life, Talker
@@ -155,18 +155,7 @@ def _compare(life: Life, found: list[dict[str, object]], version: int, counts: C
 
 
 def _print_tables(records: list[Record], faults: Counter[str], counts: Counter[str], watch: Watch) -> None:
-    print(f"\n{'traffic':18}{'asked':>8}{'answered':>10}{'repeated':>10}{'longest s':>11}")
-    for kind in sorted({kind for record in records for kind in record.asked}):
-        asked, answered, repeated = (
-            sum(getattr(record, name)[kind] for record in records) for name in ("asked", "answered", "repeated")
-        )
-        longest_s = max(record.longest_s.get(kind, 0.0) for record in records)
-        print(f"{kind:18}{asked:8}{answered:10}{repeated:10}{longest_s:11.1f}")
-    refusals: Counter[str] = sum((record.refusals for record in records), Counter())
-    for title, table in (("refusal", refusals), ("fault", faults), ("at the end", counts)):
-        print(f"\n{title:24}{'number':>8}")
-        for name, number in table.items():
-            print(f"{name:24}{number:8}")
+    print_tables(records, faults, counts)
     print("\nthe server's memory in each of its lives, MiB: first seen, largest, last seen")
     for sizes in filter(None, watch.lives):
         print("  ".join(f"{size / 2**20:8.1f}" for size in (sizes[0], max(sizes), sizes[-1])))

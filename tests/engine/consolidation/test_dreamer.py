@@ -38,6 +38,7 @@ def test_a_turn_that_told_something_is_dreamt_of_and_small_talk_is_not() -> None
     for one in dreamt:
         tokens, at = one.dream.tokens, one.dream.reply_at
         assert (tokens[0], tokens[at], tokens[-1]) == (USER, ASSISTANT, END)
+        assert "?" not in tokenizer.decode(tokens[at:]), "who asks back has not answered"
         assert one.dream.news > POLICY.news_nats
         assert one.answer_NV.shape == (len(tokens) - 1 - at, model.config.vocab_size)
         assert one.session == "mine"
