@@ -144,5 +144,6 @@ def cleared(frame_BHSK: Tensor, closed: bool, closed_B: Tensor | None) -> Tensor
     if not closed:
         return frame_BHSK
     if closed_B is None:
-        return torch.zeros_like(frame_BHSK)
+        # Laid out like the empty frame of a new state: compiled code is for one layout.
+        return torch.zeros_like(frame_BHSK, memory_format=torch.contiguous_format)
     return frame_BHSK.masked_fill(closed_B[:, None, None, None], 0.0)

@@ -21,13 +21,14 @@ from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
 from engine.training.dialogue import Stage
 from engine.training.flags import DEFAULT_CURRICULUM, HOPE, make_parser, stage_of
+from engine.training.plan import TrainingPlan
 from engine.training.run_state import has_run
 from engine.training.segments import compile_segments
 from engine.training.stream import TextStream
 from engine.training.talk import Talk
 from engine.training.team import Team, join, leave
 from engine.training.throughput import measure, settings_of, table
-from engine.training.trainer import Trainer, TrainingPlan
+from engine.training.trainer import Trainer
 
 
 def run_training(argv: Sequence[str]) -> int:
@@ -42,6 +43,8 @@ def run_training(argv: Sequence[str]) -> int:
         parser.error(f"argument --stage: the first stage begins at step 0, not {stages[0][0]}")
     if given.retain and not given.start:
         parser.error("argument --retain: it changes a checkpoint to begin with; name that with --start")
+    if given.capture and (given.device == "cpu" or not given.compile):
+        parser.error("argument --capture: needs --device cuda and --compile, as plain layers ask the GPU for answers")
     torch.set_num_threads(given.threads)
     if given.device != "cpu":
         # TF32 or bfloat16 inside float32 products. CPUs that have it win a tenth, and runs differ from one to another.
@@ -80,11 +83,12 @@ def _train(given: argparse.Namespace, stages: tuple[tuple[int, Stage], ...], tea
         optimizer=given.optimizer,
         precision=given.precision,
         checkpointing=given.checkpointing,
+        capture=given.capture,
     )
     text = TextStream(given.text, tokenizer, given.seed) if given.text else None
     data = DialogueData(tokenizer, talk, given.seed, text, given.text_share)
     trainer = Trainer(model, tokenizer, data, plan, given.out, team)
-    trainer.run(save_every=given.save_every, probe_every=given.probe_every)
+    trainer.run(save_every=given.save_every, probe_every=given.probe_every, makers=given.makers)
     if team.leads:
         print(f"done: {trainer.step} steps, {trainer.tokens_seen:,} tokens; the model lies in {given.out}")
 

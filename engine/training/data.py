@@ -6,10 +6,12 @@ Held-out relations, phrases and values never occur in training. Knows text and t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.tokenizer import ASSISTANT, END, USER, Tokenizer
@@ -20,14 +22,14 @@ from engine.training.talk import Talk
 REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT, TEXT_WEIGHT = 1.0, 3.0, 0.25, 0.4, 0.4
 
 # Many an answer is a value from its first word on; not to know weighs little less, or a guess would pay.
-UNKNOWN_WEIGHT = 2.0
+UNKNOWN_WEIGHT = 1.5
 
 # Facts of open relations among all facts of training.
 OPEN_SHARE = 0.35
 
 
 # Token ids of a row, the weight of each as a target, and whether it belongs to an answer's value.
-Row = tuple[list[int], list[float], list[bool]]
+Row = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class DialogueData:
         # The rows of the dialogues that go on, whole, by the step they began with; and where the text stood before.
         self._long: tuple[object, list[Row]] = (None, [])
         self._text_before = Position()
+        # Who makes the dialogues of training in place of `dialogues`: of a first step, a stage and a number of rows.
+        self.source: Callable[[int, Stage, int], list[Row]] | None = None
 
     def text_position(self, step: int, stage: Stage) -> str | None:
         """Where the text stands for `go_on` before the batch of `step`; None without text."""
@@ -87,19 +91,25 @@ class DialogueData:
         segment = step % stage.segments
         rows = self._rows(step - segment, stage, held_out)
         own = slice(segment * stage.num_tokens, (segment + 1) * stage.num_tokens + 1)
-        tokens = torch.tensor([row[0][own] for row in rows])
-        weights = torch.tensor([row[1][own] for row in rows])
-        values = torch.tensor([row[2][own] for row in rows])
+        tokens, weights, values = (torch.from_numpy(np.stack([row[part][own] for row in rows])) for part in range(3))
         return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], values[:, 1:], segment > 0)
 
     def _rows(self, first_step: int, stage: Stage, held_out: dict[str, bool]) -> list[Row]:
         which = _which(first_step, stage, held_out)
         if self._long[0] != which:
             num_text = self._num_text(first_step // stage.segments, stage.num_rows)
-            seeds = [f"{self.seed}:{first_step}:{row}" for row in range(stage.num_rows - num_text)]
-            rows = [self._row(random.Random(seed), stage, held_out) for seed in seeds]
-            self._long = which, rows + self._text_rows(num_text, stage)
+            count = stage.num_rows - num_text
+            if held_out or self.source is None:
+                rows = self.dialogues(first_step, stage, count, **held_out)
+            else:
+                rows = self.source(first_step, stage, count)
+            self._long = which, [*rows, *self._text_rows(num_text, stage)]
         return self._long[1]
+
+    def dialogues(self, first_step: int, stage: Stage, count: int, **held_out: bool) -> list[Row]:
+        """The first `count` rows, over all segments, of the dialogues that begin at `first_step`."""
+        seeds = [f"{self.seed}:{first_step}:{row}" for row in range(count)]
+        return [self._row(random.Random(seed), stage, held_out) for seed in seeds]
 
     def _num_text(self, number: int, num_rows: int) -> int:
         """Rows of text in the batch of that number: what is lost to rounding in one is made up for in the next."""
@@ -111,7 +121,7 @@ class DialogueData:
             return []
         self._text_before = self._text.position
         size = stage.num_tokens * stage.segments + 1
-        return [(ids, [TEXT_WEIGHT] * size, [False] * size) for ids in self._text.rows(count, size)]
+        return [_as_row(ids, [TEXT_WEIGHT] * size, [False] * size) for ids in self._text.rows(count, size)]
 
     def _row(self, rng: random.Random, stage: Stage, held_out: dict[str, bool]) -> Row:
         ids: list[int] = []
@@ -125,7 +135,7 @@ class DialogueData:
                 values += [is_value] * len(part)
             if len(ids) >= size:
                 break
-        return ids[:size], weights[:size], values[:size]
+        return _as_row(ids[:size], weights[:size], values[:size])
 
     def _dialogue(self, rng: random.Random, held_out: dict[str, bool]) -> Dialogue:
         values, phrases, relations = (
@@ -149,6 +159,10 @@ class DialogueData:
         yield ids[begin:end], VALUE_WEIGHT, True
         yield ids[end:], weight, False
         yield [END], weight, False
+
+
+def _as_row(ids: list[int], weights: list[float], values: list[bool]) -> Row:
+    return np.array(ids, np.int64), np.array(weights, np.float32), np.array(values, np.bool_)
 
 
 def _which(step: int, stage: Stage, held_out: dict[str, bool]) -> object:

@@ -121,6 +121,20 @@ def _add_scale(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="compute every chunk again on the way back instead of keeping it: the same numbers in less memory",
     )
+    group.add_argument(
+        "--capture",
+        action="store_true",
+        help="with --device cuda: each step's loss and gradients as one CUDA graph. A small model's step is thousands "
+        "of small kernels, which a GPU runs faster than it can be told to start them",
+    )
+    group.add_argument(
+        "--makers",
+        type=int,
+        default=0,
+        metavar="PROCESSES",
+        help="make the dialogues ahead in so many processes of their own (default 0: in this one, as a CPU's steps "
+        "take far longer than their dialogues). The same dialogues, whatever the number",
+    )
     group.add_argument("--optimizer", default="adamw", metavar="NAME", help=f"{', '.join(NAMES)} or a FILE.py (adamw)")
     group.add_argument(
         "--parallel",

@@ -69,7 +69,8 @@ class Objective(nn.Module):
     @torch.no_grad()
     def guess(self, tokens_BT: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """The most likely next token everywhere [B,T], and what the rows remember."""
-        with self._casting(tokens_BT):
+        # What training compiled is for its own rows: for others it would be compiled again.
+        with self._casting(tokens_BT), torch.compiler.set_stance("force_eager"):
             memory = self.initial_memory(tokens_BT.shape[0]) if memory is None else memory
             hidden, after = self.model.hidden(tokens_BT, memory)
             # Row by row: the logits of a whole batch are large.

@@ -22,57 +22,18 @@ from engine.model.baselines.common import Baseline
 from engine.model.hope import POSITION, Hope, Memory
 from engine.model.weights import save_checkpoint
 from engine.tokenizer import Tokenizer
+from engine.training.ahead import Ahead
+from engine.training.captured import CapturedStep
 from engine.training.data import Batch, DialogueData, count_recalled
-from engine.training.dialogue import Stage
 from engine.training.objective import Objective
 from engine.training.optimizers import NAMES, make_optimizer
+from engine.training.plan import TrainingPlan
 from engine.training.run_state import RunState, cut_log, has_run, read_state, write_state
 from engine.training.segments import checkpoint_segments, keep_segments_in_float32
 from engine.training.team import ALONE, FSDP, NONE, Team, cut_like, whole
 
 LOG_FILE = "log.jsonl"
 PROBE_SEED = 999_983
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train on and how fast.
-
-    Attributes:
-        stages: (first step, stage), in order: the curriculum.
-        steps: optimizer steps in all.
-        learning_rate: peak rate; linear warm-up, constant, linear decay over the last `cooldown` steps.
-        command: how the run was started, for the model card.
-        earlier: the same of the runs whose weights this one began with: command, steps, tokens seen.
-        message_share: share of message tokens that carry loss; replies always do.
-        optimizer: what `make_optimizer` calls it.
-        precision: of the dense products, as `Objective` takes it; memories stay float32.
-        checkpointing: compute every chunk again on the way back instead of keeping it.
-    """
-
-    stages: tuple[tuple[int, Stage], ...]
-    steps: int
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    cooldown: int = 1000
-    weight_decay: float = 0.05
-    message_share: float = 0.3
-    clip: float = 1.0
-    command: str = "hope train"
-    earlier: tuple[dict[str, str], ...] = ()
-    optimizer: str = "adamw"
-    precision: str = "float32"
-    checkpointing: bool = False
-
-    def stage(self, step: int) -> Stage:
-        """The curriculum's stage at `step`."""
-        return [stage for first, stage in self.stages if first <= step][-1]
-
-    def rate(self, step: int) -> float:
-        """Learning rate at `step`."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        fall = min(1.0, (self.steps - step) / max(1, self.cooldown))
-        return self.learning_rate * min(rise, fall)
 
 
 @dataclass(frozen=True)
@@ -112,6 +73,9 @@ class Trainer:
         if plan.checkpointing:
             checkpoint_segments(model)
         self.objective = Objective(model, plan.precision)
+        if plan.capture and team.size > 1:
+            raise InvalidRequest("a captured step is for one process: --parallel none", param="capture")
+        self._captured = CapturedStep(self.objective) if plan.capture else None
         self._wrapped = team.wrap(self.objective)
         # Of cut weights, these are the pieces: asked for later, the model may hold whole ones for a while.
         self._parameters = dict(model.named_parameters())
@@ -121,8 +85,17 @@ class Trainer:
         if state is not None:
             self._resume(state)
 
-    def run(self, *, save_every: int, probe_every: int, show_progress: bool = True) -> None:
-        """Trains up to the plan's last step, saving and probing on the way."""
+    def run(self, *, save_every: int, probe_every: int, makers: int = 0, show_progress: bool = True) -> None:
+        """Trains up to the plan's last step, saving and probing on the way; `makers` processes make the dialogues."""
+        if not makers:
+            self._run(save_every, probe_every, show_progress)
+            return
+        with Ahead(self.data, self.plan.stage, self.step, self.plan.steps, makers) as ahead:
+            self.data.source = ahead.rows
+            self._run(save_every, probe_every, show_progress)
+        self.data.source = None
+
+    def _run(self, save_every: int, probe_every: int, show_progress: bool) -> None:
         bar = tqdm(
             total=self.plan.steps, initial=self.step, disable=not (show_progress and self.team.leads), unit="step"
         )
@@ -151,9 +124,12 @@ class Trainer:
         rate = self.plan.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self._captured is not None:
+            loss = self._captured_loss(batch, self._captured)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.plan.clip)
         if math.isfinite(float(whole(norm))):
             self.optimizer.step()
@@ -166,21 +142,31 @@ class Trainer:
 
         In a team it is that of this process's rows, so scaled that the mean over the processes is the batch's.
         """
-        # Chosen for the whole batch, whoever computes it.
-        generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + self.step)
-        sampled = torch.rand(batch.weight_BT.shape, generator=generator) < self.plan.message_share
-        carries_loss = (batch.weight_BT > 0) & (sampled | (batch.weight_BT > 0.3))
-        total = batch.weight_BT[carries_loss].sum().to(self.device)
-        rows = self.team.rows(batch.weight_BT.shape[0])
-        tokens_BT, target_BT, weight_BT = (
-            part[rows].to(self.device) for part in (batch.tokens_BT, batch.target_BT, batch.weight_BT)
-        )
-        chosen = carries_loss[rows].flatten().nonzero().squeeze(1).to(self.device)
+        tokens_BT, target_BT, weight_BT, total = self._own_rows(batch)
+        chosen = weight_BT.flatten().nonzero().squeeze(1)
         summed, after = self._wrapped(tokens_BT, target_BT, weight_BT, chosen, self._begin(batch, tokens_BT.shape[0]))
         # Gradients end at the row's begin; what was told before it is read, and kept or lost, all the same.
         self.carried = {name: value.detach() for name, value in after.items()}
         loss: Tensor = summed * self.team.size / total
         return loss
+
+    def _captured_loss(self, batch: Batch, captured: CapturedStep) -> Tensor:
+        """As `loss`, with the gradients of it in the parameters."""
+        tokens_BT, target_BT, weight_BT, total = self._own_rows(batch)
+        loss = captured(tokens_BT, target_BT, weight_BT / total, self._begin(batch, tokens_BT.shape[0]))
+        self.carried = captured.after
+        return loss
+
+    def _own_rows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, targets and weights of this process's rows, 0 where a target carries no loss; the batch's weight."""
+        # Chosen for the whole batch, whoever computes it.
+        generator = torch.Generator().manual_seed(self.data.seed * 1_000_003 + self.step)
+        sampled = torch.rand(batch.weight_BT.shape, generator=generator) < self.plan.message_share
+        carries_loss = (batch.weight_BT > 0) & (sampled | (batch.weight_BT > 0.3))
+        weight_BT = batch.weight_BT * carries_loss
+        rows = self.team.rows(batch.weight_BT.shape[0])
+        own = (part[rows].to(self.device) for part in (batch.tokens_BT, batch.target_BT, weight_BT))
+        return *own, batch.weight_BT[carries_loss].sum().to(self.device)  # type: ignore[return-value]
 
     def _begin(self, batch: Batch, num_rows: int) -> Memory | None:
         """What rows that go on remember; nothing where a resumed run has got another curriculum in their middle."""

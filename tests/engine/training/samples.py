@@ -11,8 +11,9 @@ from typing import Any
 from engine.tokenizer import Tokenizer
 from engine.training.data import DialogueData, tokenizer_texts
 from engine.training.dialogue import Stage
+from engine.training.plan import TrainingPlan
 from engine.training.talk import Talk
-from engine.training.trainer import LOG_FILE, Trainer, TrainingPlan
+from engine.training.trainer import LOG_FILE, Trainer
 from tests.tiny import tiny_model
 
 STAGE = Stage(num_tokens=96, num_rows=3, most_facts=3, talk=0.3)

@@ -22,7 +22,7 @@ OPEN_WORDS = {
     for family in load_open_words().families
     for word in (*family.nouns, *(noun for noun, _ in family.attributes), *(verb.base for verb in family.verbs))
 }
-NUM_DIALOGUES, NUM_LINES = 500, 50
+NUM_DIALOGUES, NUM_LINES = 1200, 25
 # Where a told or asked sentence can begin in a message: at its start, after another, behind "By the way, ".
 BEGINS = r"(?:^|[.!?:,] |\band |\bthat )"
 

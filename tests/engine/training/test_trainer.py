@@ -19,8 +19,9 @@ from engine.model.weights import load_checkpoint
 from engine.training.data import DialogueData
 from engine.training.dialogue import Stage
 from engine.training.optimizers import NAMES
+from engine.training.plan import TrainingPlan
 from engine.training.run_state import STATE_FILE, has_run
-from engine.training.trainer import PROBE_SEED, Trainer, TrainingPlan
+from engine.training.trainer import PROBE_SEED, Trainer
 from tests.engine.training.samples import PLAN, STAGE, dialogue_tokenizer, log_of, new_trainer, talk
 from tests.tiny import same_bits, write_tiny_checkpoint
 
