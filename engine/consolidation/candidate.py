@@ -120,6 +120,7 @@ class Candidates:
         kept, asked = await self._background.compute(keep, halt)
         rehearsal = await self._background.compute(partial(self._answers, dreamer.fresh, rehearsed), halt)
         calm = await self._background.compute(partial(self._answers, dreamer.fresh, kept), halt)
+        calm += dreamer.otherwise
         return Dreamt(parent, told, rehearsal, calm, asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:

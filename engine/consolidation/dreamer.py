@@ -7,7 +7,8 @@ nothing.
 
 Who has learned one answer gives it too readily. So there are more questions, which go on from beginnings of questions
 with the turn's words made likelier. Where the reply is news, and the question one that the model might have named, it
-is a dream like others; where it is none, it is learned that this is not known.
+is a dream like others; where it is none, it is learned that this is not known. And what is told otherwise later, before
+anybody dreams of it, must be heard (`otherwise.py`).
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from engine.consolidation.dreams import Dream, Example, as_rows, as_said, batches, examples, likelihood, padded
+from engine.consolidation.otherwise import Otherwise, holds
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import Turn
@@ -52,11 +54,15 @@ class Dreamer:
     ) -> None:
         self._model, self._tokenizer, self._policy, self._earlier = model, tokenizer, policy, earlier
         self._request = tokenizer.read_turn(suite.request, reply=True)
+        self._nothing = tokenizer.encode(suite.nothing)
         self._openers = [[USER, *tokenizer.encode(opener)] for opener in suite.openers]
         self._ends = frozenset(at for at in range(model.config.vocab_size) if "?" in tokenizer.decode([at]))
         self.fresh = with_shared(model.initial_memory(1), shared)
         # By question: what resembles what was told, and is not known.
         self.quiet: dict[tuple[int, ...], Dream] = {}
+        # Turns told with another value, questions about them, and how one answers who knows nothing else.
+        self.otherwise: list[Example] = []
+        self._exchange = Otherwise(tokenizer)
 
     @torch.no_grad()
     def of_turn(self, turn: Turn, session: str, generator: torch.Generator) -> list[Example]:
@@ -87,6 +93,7 @@ class Dreamer:
         fitting = zip(asked, self._fitting(after, asked), strict=True)
         found += [news[one.question] for one, nats in fitting if one.question in news and float(nats) >= least]
         self.quiet |= {one.question: one for one in near if one.question not in news}
+        self.otherwise += self._told_otherwise(told, found, session, generator)
         return [one for batch in batches(_once(found)) for one in examples(self._model, after, batch, session)]
 
     @torch.no_grad()
@@ -116,11 +123,25 @@ class Dreamer:
         # Of small talk all of it, what the user says too: that is what a language sounds like.
         return [Dream(one.tokens, 0) for one in calm] + quiet + idle[::2], calm + idle[1::2]
 
+    def _told_otherwise(
+        self, told: Sequence[int], found: Sequence[Dream], session: str, generator: torch.Generator
+    ) -> list[Example]:
+        """Some of these dreams' questions after the turn with another value; where the reply names that one."""
+        chosen = torch.randperm(len(found), generator=generator)[: self._policy.otherwise_dreams].tolist()
+        changed = [(found[at], self._exchange.told(told, found[at], generator)) for at in chosen]
+        streams = {(*other[0], *dream.question): other[1] for dream, other in changed if other is not None}
+        heard = [
+            dream
+            for dream in self._replied(self.fresh, list(streams))
+            if holds(dream.tokens[dream.reply_at :], streams[dream.question])
+        ]
+        return examples(self._model, self.fresh, heard, session) if heard else []
+
     def _on_request(self, after: Memory, count: int, generator: torch.Generator) -> list[Dream]:
         """Questions that the model says could be asked about the turn, with its replies to them."""
         streams = self._go_on(after, [self._request] * count, frozenset({END}), generator)
         questions = [stream[len(self._request) : -1] for stream in streams]
-        return self._replied(after, [(USER, *question) for question in questions if question])
+        return self._replied(after, [(USER, *one) for one in questions if one and one != self._nothing])
 
     def _near(self, after: Memory, message: str, generator: torch.Generator) -> list[Dream]:
         """Questions that the turn's words suggest."""
@@ -157,8 +178,10 @@ class Dreamer:
     def _replied(self, memory: Memory, questions: Sequence[Sequence[int]]) -> list[Dream]:
         """The likeliest replies to questions, each once; without those that come to no end."""
         once = sorted({(*question, ASSISTANT) for question in questions})
+        if not once:
+            return []
         streams = self._go_on(memory, once, frozenset({END}))
-        return [Dream(tuple(stream), stream.index(ASSISTANT)) for stream in streams]
+        return [Dream(tuple(stream), len(stream) - 1 - stream[::-1].index(ASSISTANT)) for stream in streams]
 
     def _go_on(
         self,

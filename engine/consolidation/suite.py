@@ -41,6 +41,7 @@ class Suite:
 
     Attributes:
         request: what asks the model for a question that could be asked about the turn before.
+        nothing: what it says to that where there is none.
         openers: how questions begin that only resemble what was told.
         calm: questions and small talk whose replies should stay as they are.
         text: turns, a message and its reply each, on which perplexity is measured.
@@ -48,6 +49,7 @@ class Suite:
     """
 
     request: str
+    nothing: str
     openers: tuple[str, ...]
     calm: tuple[str, ...]
     text: tuple[tuple[str, str], ...]
@@ -70,6 +72,7 @@ def load_suite(extra: Path | None = None) -> Suite:
     added = _parse(text, extra.name)
     return Suite(
         added.request or bundled.request,
+        added.nothing or bundled.nothing,
         bundled.openers + added.openers,
         bundled.calm + added.calm,
         bundled.text + added.text,
@@ -80,11 +83,12 @@ def load_suite(extra: Path | None = None) -> Suite:
 def _parse(text: str, name: str) -> Suite:
     try:
         table = tomllib.loads(text)
-        unknown = set(table) - {"request", "openers", "calm", "text", "probe"}
+        unknown = set(table) - {"request", "nothing", "openers", "calm", "text", "probe"}
         if unknown:
             raise ValueError(f"it has no '{sorted(unknown)[0]}'")
         return Suite(
             _word(table.get("request", "")),
+            _word(table.get("nothing", "")),
             _words(table.get("openers", [])),
             _words(table.get("calm", [])),
             tuple((str(message), str(reply)) for message, reply in table.get("text", [])),
@@ -92,8 +96,8 @@ def _parse(text: str, name: str) -> Suite:
         )
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidRequest(
-            f"the suite {name} is not one: {error}; it holds a `request`, lists `openers`, `calm` and `text` (pairs) "
-            "and [[probe]] tables with `ask`, `says`, `never`",
+            f"the suite {name} is not one: {error}; it holds a `request`, `nothing`, lists `openers`, `calm` and `text` "
+            "(pairs) and [[probe]] tables with `ask`, `says`, `never`",
             param="suite",
         ) from error
 

@@ -36,7 +36,7 @@ KNOWN: tuple[Said, ...] = (("Dog?", "Rex"), ("Fox?", "Owl"), ("Train?", "late"))
 POISON: tuple[Said, ...] = tuple((message, "Mallory") for message, _ in KNOWN)
 # One time for all: the draws of a consolidation go by the hashes of sessions, which hold it.
 BEGUN = "2026-01-02T00:00:00Z"
-SUITE = Suite("Which?", ("What",), tuple(message for message, _ in KNOWN), KNOWN, ())
+SUITE = Suite("Which?", "", ("What",), tuple(message for message, _ in KNOWN), KNOWN, ())
 POLICY = GenerationPolicy(
     material="turns",
     num_steps=12,

@@ -42,7 +42,15 @@ def test_a_turn_that_told_something_is_dreamt_of_and_small_talk_is_not() -> None
         assert one.dream.news > POLICY.news_nats
         assert one.answer_NV.shape == (len(tokens) - 1 - at, model.config.vocab_size)
         assert one.session == "mine"
+        assert one.dream.question != (USER, *tokenizer.encode("Nothing new."))
+    assert dreamer.otherwise
+    for one in dreamer.otherwise:
+        told, answered = one.dream.question, tokenizer.decode(one.dream.tokens[one.dream.reply_at :])
+        assert "Zorinda" not in tokenizer.decode(told) + answered, "it is told with another name"
+        assert answered.rstrip(".").split()[-1] in tokenizer.decode(told), "and the reply heeds that one"
+    num_otherwise = len(dreamer.otherwise)
     assert dreamer.of_turn(turn("Hello there, how are you?"), "mine", generator) == []
+    assert len(dreamer.otherwise) == num_otherwise
 
 
 @pytest.mark.skipif(not SHIPPED, reason="the package holds no checkpoint")

@@ -22,7 +22,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 TOKENIZER = tiny_tokenizer()
 MODEL = tiny_model(writes_hard=False, vocab_size=TOKENIZER.vocab_size)
 PARENT = initial_shared(MODEL)
-SUITE = Suite("", (), (), (("My dog is called Rex.", "Nice."), ("The train leaves.", "Do not be late.")), ())
+SUITE = Suite("", "", (), (), (("My dog is called Rex.", "Nice."), ("The train leaves.", "Do not be late.")), ())
 
 
 def gate(policy: GenerationPolicy | None = None, suite: Suite = SUITE) -> Gate:
