@@ -96,8 +96,8 @@ def _parse(text: str, name: str) -> Suite:
         )
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidRequest(
-            f"the suite {name} is not one: {error}; it holds a `request`, `nothing`, lists `openers`, `calm` and `text` "
-            "(pairs) and [[probe]] tables with `ask`, `says`, `never`",
+            f"the suite {name} is not one: {error}; it holds a `request`, `nothing`, lists `openers`, `calm` and "
+            "`text` (pairs) and [[probe]] tables with `ask`, `says`, `never`",
             param="suite",
         ) from error
 

@@ -31,8 +31,11 @@ uptake. *Apart*: facts of sessions that do not contribute. Perplexity is on the 
 
 *Ours*: dreams, rehearsal, calm rows and the gate. *Dreams only*: neither rehearsal nor calm rows, no gate. *EWC*: the
 same, with a spring on every weight that mattered to earlier generations' dreams and to calm rows. *Replay*: the turns
-themselves in place of dreams. *Fine-tuning*: the turns alone, no gate. All make as many steps."""
+themselves in place of dreams. *Fine-tuning*: the turns alone, no gate. All make as many steps; what the gate refuses is
+not tried again without those who spoiled it, as a server's worker would."""
 NO_GATE = {"least_uptake": 0.0, "least_retention": 0.0, "least_calm": 0.0, "most_perplexity": 1e6}
+# A refused candidate stays refused: no search for whose fault it was.
+ONE_TRY: dict[str, float | str] = {"most_attempts": 1}
 METHODS: dict[str, dict[str, float | str] | None] = {
     "nothing": None,
     "fine-tuning": {"material": "turns", "dream_share": 1.0, "rehearsal_share": 0.0, **NO_GATE},
@@ -106,7 +109,7 @@ def remarks(runs: Sequence[Run]) -> str:
 
 def _policy(method: str) -> GenerationPolicy | None:
     changes = METHODS[method]
-    return None if changes is None else replace(GenerationPolicy(), **changes)  # type: ignore[arg-type]
+    return None if changes is None else replace(GenerationPolicy(), **ONE_TRY, **changes)  # type: ignore[arg-type]
 
 
 def _values(course: Course) -> dict[str, float]:
