@@ -24,6 +24,9 @@ from engine.model.hope import Hope, Memory
 from engine.model.portable import level_of
 from engine.model.shared import with_shared
 
+# Rows of one batch are at most so many times as long as the shortest.
+LIKE_LENGTHS = 2.0
+
 
 @dataclass(frozen=True)
 class Material:
@@ -152,14 +155,42 @@ def _asked_for(
     model: Hope, names: Sequence[str], shared: Memory, chosen: Sequence[Example], beside: Memory | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """How far each row is from its answer [B], in nats a token, and its own gradient for every weight [B,…]."""
+    order: list[int] = []
+    losses: list[Tensor] = []
+    gradients: list[tuple[Tensor, ...]] = []
+    for part in _alike(chosen):
+        loss_B, own = _part_asked_for(model, names, shared, [chosen[at] for at in part], beside)
+        order += part
+        losses.append(loss_B)
+        gradients.append(own)
+    back = torch.tensor(order).argsort()
+    return torch.cat(losses)[back], tuple(torch.cat(own)[back] for own in zip(*gradients, strict=True))
+
+
+def _alike(chosen: Sequence[Example]) -> list[list[int]]:
+    """The rows' places, in parts of like lengths: in one batch a long row would pad all others."""
+    parts: list[list[int]] = []
+    shortest = 0
+    for at in sorted(range(len(chosen)), key=lambda at: len(chosen[at].dream.tokens)):
+        length = len(chosen[at].dream.tokens)
+        if not parts or length > shortest * LIKE_LENGTHS:
+            parts.append([])
+            shortest = length
+        parts[-1].append(at)
+    return parts
+
+
+def _part_asked_for(
+    model: Hope, names: Sequence[str], shared: Memory, chosen: Sequence[Example], beside: Memory | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     rows = as_rows([example.dream for example in chosen])
     count = len(chosen)
     memory = with_shared(with_shared(model.initial_memory(count), beside or {}), shared)
     inputs = {name: memory[name].detach().clone().requires_grad_() for name in names}
     with torch.enable_grad():
-        logits_BTV, _ = model(rows.tokens_BT, {**memory, **inputs}, rows.lengths_B)
+        hidden_BTD, _ = model.hidden(rows.tokens_BT, {**memory, **inputs}, rows.lengths_B)
         places = rows.counts_BT > 0
-        own_NV = torch.log_softmax(logits_BTV[places], -1)
+        own_NV = torch.log_softmax(model.logits(hidden_BTD[places]), -1)
         answers_NV = torch.cat([example.answer_NV for example in chosen]).float()
         apart_N = (answers_NV.exp() * (answers_NV - own_NV)).sum(-1)
         lengths_B = rows.counts_BT.sum(1)

@@ -215,8 +215,9 @@ class Dreamer:
         rows = {name: value.expand(len(starts), *value.shape[1:]) for name, value in memory.items()}
         for _ in range(self._policy.longest_dream):
             tokens_BT, lengths_B = padded(pending)
-            logits_BTV, rows = self._model(tokens_BT, rows, lengths_B)
-            said = self._said(logits_BTV[torch.arange(len(starts)), lengths_B - 1], ends, generator, cues_V)
+            hidden_BTD, rows = self._model.hidden(tokens_BT, rows, lengths_B)
+            logits_BV = self._model.logits(hidden_BTD[torch.arange(len(starts)), lengths_B - 1])
+            said = self._said(logits_BV, ends, generator, cues_V)
             for at in open_:
                 streams[at].append(said[at])
             open_ = {at for at in open_ if said[at] not in ends}

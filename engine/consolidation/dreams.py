@@ -76,11 +76,9 @@ def examples(model: Hope, memory: Memory, dreams: Sequence[Dream], session: str 
     """Dreams with the answers that this memory (batch size 1) gives; at least one dream."""
     rows = as_rows(dreams)
     with torch.no_grad():
-        chances_BTV = log_chances(model, memory, rows)
-    return [
-        Example(dream, chances_TV[counts_T > 0].half(), session)
-        for dream, chances_TV, counts_T in zip(dreams, chances_BTV, rows.counts_BT, strict=True)
-    ]
+        chances_NV, places = log_chances(model, memory, rows)
+    each = torch.split(chances_NV.half(), places.sum(1).tolist())
+    return [Example(dream, answer_NV, session) for dream, answer_NV in zip(dreams, each, strict=True)]
 
 
 def as_rows(dreams: Sequence[Dream]) -> Rows:
@@ -98,18 +96,25 @@ def batches(rows: Sequence[Row], size: int = 32) -> Iterator[Sequence[Row]]:
         yield rows[start : start + size]
 
 
-def log_chances(model: Hope, memory: Memory, rows: Rows) -> Tensor:
-    """Log-probabilities of every next token [B,T,V], read from this memory (batch size 1)."""
+def log_chances(model: Hope, memory: Memory, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the replies' next tokens [N,V], read from this memory (batch size 1), and where those are
+    [B,T]."""
     spread = {name: value.expand(len(rows.tokens_BT), *value.shape[1:]) for name, value in memory.items()}
-    logits_BTV, _ = model(rows.tokens_BT, spread, rows.lengths_B)
-    return torch.log_softmax(logits_BTV, -1)
+    hidden_BTD, _ = model.hidden(rows.tokens_BT, spread, rows.lengths_B)
+    places = rows.counts_BT > 0
+    return torch.log_softmax(model.logits(hidden_BTD[places]), -1), places
+
+
+def next_tokens(rows: Rows) -> Tensor:
+    """What follows at every place [B,T]; at a row's last one it means nothing."""
+    return rows.tokens_BT.roll(-1, 1)
 
 
 def likelihood(model: Hope, memory: Memory, rows: Rows) -> Tensor:
     """Log-likelihood of every row's reply [B] in nats, read from this memory (batch size 1)."""
-    chances_BTV = log_chances(model, memory, rows)[:, :-1]
-    own_BT = chances_BTV.gather(-1, rows.tokens_BT[:, 1:, None])[..., 0]
-    return (own_BT * rows.counts_BT[:, :-1]).sum(1)
+    chances_NV, places = log_chances(model, memory, rows)
+    own_N = chances_NV.gather(-1, next_tokens(rows)[places][:, None])[:, 0]
+    return torch.zeros(len(rows.tokens_BT)).index_add(0, places.nonzero()[:, 0], own_N)
 
 
 def padded(streams: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

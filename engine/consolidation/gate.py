@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.consolidation.dreamer import Dreamer
-from engine.consolidation.dreams import Dream, as_rows, batches, log_chances
+from engine.consolidation.dreams import Dream, as_rows, batches, log_chances, next_tokens
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import GateCheck
@@ -83,8 +83,9 @@ class Gate:
         same = 0
         for batch in batches(dreams):
             rows = as_rows(batch)
-            likeliest_BT = log_chances(self._model, memory, rows)[:, :-1].argmax(-1)
-            right_BT = (likeliest_BT == rows.tokens_BT[:, 1:]) | (rows.counts_BT[:, :-1] == 0)
+            chances_NV, places = log_chances(self._model, memory, rows)
+            right_BT = ~places
+            right_BT[places] = chances_NV.argmax(-1) == next_tokens(rows)[places]
             same += int(right_BT.all(1).sum())
         return same / len(dreams)
 
@@ -98,12 +99,12 @@ class Gate:
         total, count = 0.0, 0.0
         for batch in batches(turns):
             rows = as_rows(batch)
-            chances_BTV = log_chances(self._model, memory, rows)[:, :-1]
-            own_BT = chances_BTV.gather(-1, rows.tokens_BT[:, 1:, None])[..., 0]
+            chances_NV, places = log_chances(self._model, memory, rows)
+            next_N = next_tokens(rows)[places]
             # Frames are no text.
-            counts_BT = rows.counts_BT[:, :-1] * (rows.tokens_BT[:, 1:] != ASSISTANT)
-            total -= float((own_BT * counts_BT).sum())
-            count += float(counts_BT.sum())
+            counts_N = next_N != ASSISTANT
+            total -= float((chances_NV.gather(-1, next_N[:, None])[:, 0] * counts_N).sum())
+            count += float(counts_N.sum())
         mean = total / max(count, 1.0)
         return math.exp(mean) if mean < math.log(BEYOND) else BEYOND
 
