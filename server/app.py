@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors, reference
 from server.lifecycle import Lifecycle
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from engine import Engine
     from server.metrics import Metrics
     from server.settings import Settings
+
+# What a page of another origin may read of an answer's headers, and for how long its browser need not ask again.
+SHOWN_HEADERS = ("X-Request-ID", "Retry-After")
+_PREFLIGHT_S = 600
 
 # What cancelled handlers get to undo their turns: uvicorn does not wait for them, and the engine closes next.
 _CLEAN_UP_TIMEOUT_S = 2.0
@@ -58,6 +63,16 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics) -> FastAPI:
         max_body_bytes=settings.server.max_body_bytes,
         larger={past.IMPORT_PATH: settings.server.max_import_bytes},
     )
+    if settings.server.cors_origins:
+        # Keys travel in a header that a page has to set, and not as cookies: no credentials.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.server.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=SHOWN_HEADERS,
+            max_age=_PREFLIGHT_S,
+        )
     app.add_middleware(RequestContext, metrics=metrics)
     for room in (sessions, past, turns, chat, responses, stream, generations):
         app.include_router(room.router, responses=reference.ANYWHERE)

@@ -22,7 +22,7 @@ from engine import DEFAULT_TENANT, Forbidden, InvalidRequest, Unauthorized
 from server.errors import LoginRequired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 USER = "user"
 OPERATOR = "operator"
@@ -99,7 +99,7 @@ class Authorize:
         settings = connection.app.state.service.settings.server
         if not settings.api_keys:
             if not settings.insecure:
-                _require_local(connection)
+                _require_local(connection, settings.cors_origins)
             return Principal(DEFAULT_TENANT, OPERATOR)
         offered = _offered_key(connection, self.page)
         key = find_key(settings.api_keys, offered) if offered else None
@@ -163,8 +163,8 @@ def _basic_password(header: str) -> str | None:
         return None
 
 
-def _require_local(connection: HTTPConnection) -> None:
-    """Without keys, a page of another site open in the owner's browser must not reach the server.
+def _require_local(connection: HTTPConnection, allowed: Collection[str]) -> None:
+    """Without keys, a page of another site open in the owner's browser must not reach the server; `allowed` ones may.
 
     Host betrays a name that was re-bound to this machine; Origin a page that opens a websocket here.
     """
@@ -172,8 +172,8 @@ def _require_local(connection: HTTPConnection) -> None:
     if not is_loopback(host):
         raise Forbidden("Without API keys only this machine may call; use http://127.0.0.1, or set keys.")
     origin = connection.headers.get("origin")
-    if origin and urlsplit(origin).netloc != connection.headers.get("host"):
-        raise Forbidden("Without API keys a page of another site may not call this server; set keys.")
+    if origin and origin not in allowed and urlsplit(origin).netloc != connection.headers.get("host"):
+        raise Forbidden("Without API keys no page of another site may call this server but those in HOPE_CORS_ORIGINS.")
 
 
 def _host_name(host: str) -> str:

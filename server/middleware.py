@@ -58,7 +58,9 @@ class RequestContext:
             match message["type"]:
                 case "http.response.start" | "websocket.http.response.start":
                     status = message["status"]
-                    MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                    headers = MutableHeaders(scope=message)
+                    headers["X-Request-ID"] = request_id
+                    headers["X-Content-Type-Options"] = "nosniff"
                 case "websocket.accept":
                     status = 101
                     MutableHeaders(scope=message)["X-Request-ID"] = request_id

@@ -11,8 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine import EngineSettings, InvalidRequest, StoreSettings, check_store_url
+from engine import EngineSettings, StoreSettings
 from server.auth import ApiKey, is_loopback, parse_keys
+from server.readers import (
+    amount,
+    folder_url,
+    log_level,
+    optional,
+    origins,
+    redis_url,
+    seconds,
+    some_text,
+    switch,
+    whole,
+)
 
 
 class SettingsError(ValueError):
@@ -28,6 +40,7 @@ class ServerSettings:
         port: port to listen on; 0 takes a free one.
         insecure: True allows any address without keys.
         api_keys: who may call; none means one tenant, `default`.
+        cors_origins: origins of web pages that may call from a browser (CORS); their own origin always may.
         metrics_port: port of its own for /metrics; None serves it beside the other routes.
         max_body_bytes: longest request body and websocket frame.
         max_import_bytes: longest file of an import.
@@ -42,6 +55,7 @@ class ServerSettings:
     port: int = 8000
     insecure: bool = False
     api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
     metrics_port: int | None = None
     max_body_bytes: int = 2**20
     max_import_bytes: int = 2**26
@@ -90,122 +104,71 @@ class Option:
         return "HOPE_" + self.name.upper()
 
 
-def _text(text: str) -> str:
-    if not text:
-        raise ValueError("may not be empty")
-    return text
-
-
-def _whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"must be a whole number {bounds}") from None
-        if value < minimum or (maximum is not None and value > maximum):
-            raise ValueError(f"must be a whole number {bounds}")
-        return value
-
-    return read
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("must be a number of seconds") from None
-    if not 0 < value < 1e9:
-        raise ValueError("must be a number of seconds above 0")
-    return value
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("must be a number of at least 0") from None
-    if not 0 <= value < 1e9:
-        raise ValueError("must be a number of at least 0")
-    return value
-
-
-def _switch(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("must be true or false")
-
-
-def _redis_url(text: str) -> str:
-    try:
-        check_store_url(text)
-    except InvalidRequest as error:
-        raise ValueError(error.message) from None
-    return text
-
-
-def _folder_url(text: str) -> str:
-    if "://" not in text:
-        raise ValueError("must be a URL: file:///a/folder, s3://bucket/folder, ...")
-    return text
-
-
-def _log_level(text: str) -> str:
-    if text.lower() not in ("debug", "info", "warning", "error"):
-        raise ValueError("must be debug, info, warning or error")
-    return text.lower()
-
-
-def _optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: read(text) if text else None
-
-
-_PORT = _whole(0, 65535)
+_PORT = whole(0, 65535)
 
 OPTIONS = (
-    Option("server", "host", _text, "address to listen on"),
+    Option("server", "host", some_text, "address to listen on"),
     Option("server", "port", _PORT, "port to listen on; 0 takes a free one"),
-    Option("server", "insecure", _switch, "listen on any address even without API keys"),
+    Option("server", "insecure", switch, "listen on any address even without API keys"),
     Option("server", "api_keys", parse_keys, "key:tenant:role, separated by commas", secret=True),
-    Option("server", "metrics_port", _optional(_PORT), "serve /metrics on a port of its own"),
-    Option("server", "max_body_bytes", _whole(1024), "longest request body and websocket frame"),
-    Option("server", "max_import_bytes", _whole(1024), "longest file of an import"),
-    Option("server", "outbox_events", _whole(1), "events that may wait for a slow reader"),
-    Option("server", "send_timeout_s", _seconds, "seconds one write to a slow reader may take"),
-    Option("server", "worker", _switch, "start a worker beside the server"),
-    Option("server", "worker_metrics_port", _optional(_PORT), "port of that worker's /metrics"),
-    Option("server", "log_level", _log_level, "debug, info, warning or error"),
-    Option("engine", "checkpoint", _optional(Path), "folder of the checkpoint; none: the one that ships"),
-    Option("engine", "max_batch_rows", _whole(1), "sessions that run together in one step"),
-    Option("engine", "max_queue", _whole(1), "turns that may wait; the next is refused"),
-    Option("engine", "max_message_tokens", _whole(1), "longest message of one turn, in tokens"),
-    Option("engine", "max_new_tokens", _whole(1), "upper bound of a turn's max_tokens"),
-    Option("engine", "resident_bytes", _whole(0), "budget of session memories kept in this process"),
-    Option("engine", "torch_threads", _whole(1), "threads of one tensor operation"),
-    Option("engine", "drain_timeout_s", _seconds, "seconds running turns get when the server stops"),
-    Option("engine", "heartbeat_timeout_s", _seconds, "silence after which the engine counts as dead"),
-    Option("engine", "learn_every_tokens", _whole(1), "clock of cms.fast inside a long message"),
-    Option("engine", "turns_per_minute", _whole(0), "turns a tenant may begin in a minute; 0: no limit"),
-    Option("engine", "tokens_per_minute", _whole(0), "tokens a tenant may read and be told in a minute; 0: no limit"),
-    Option("engine", "learned_tokens_per_minute", _whole(0), "tokens a tenant's sessions may learn from in a minute"),
-    Option("engine", "learned_tokens_per_session_hour", _whole(0), "tokens a session may learn from in an hour"),
-    Option("engine", "surprise_per_consolidation", _amount, "nats of surprise after which the worker consolidates"),
-    Option("engine", "turns_per_consolidation", _whole(1), "turns after which the worker consolidates"),
-    Option("engine", "idle_consolidation_s", _seconds, "quiet after which the worker consolidates"),
-    Option("engine", "generation_every_s", _whole(0), "seconds until contributed turns make a generation; 0: on call"),
-    Option("engine", "suite", _optional(Path), "TOML file of your own probes and texts for the gate"),
-    Option("store", "redis_url", _optional(_redis_url), "Redis, Valkey, cluster or Sentinels; none: an embedded one"),
+    Option("server", "cors_origins", origins, "web pages that may call from a browser, by their origins"),
+    Option("server", "metrics_port", optional(_PORT), "serve /metrics on a port of its own"),
+    Option("server", "max_body_bytes", whole(1024), "longest request body and websocket frame"),
+    Option("server", "max_import_bytes", whole(1024), "longest file of an import"),
+    Option("server", "outbox_events", whole(1), "events that may wait for a slow reader"),
+    Option("server", "send_timeout_s", seconds, "seconds one write to a slow reader may take"),
+    Option("server", "worker", switch, "start a worker beside the server"),
+    Option("server", "worker_metrics_port", optional(_PORT), "port of that worker's /metrics"),
+    Option("server", "log_level", log_level, "debug, info, warning or error"),
+    Option("engine", "checkpoint", optional(Path), "folder of the checkpoint; none: the one that ships"),
+    Option("engine", "max_batch_rows", whole(1), "sessions that run together in one step"),
+    Option("engine", "max_queue", whole(1), "turns that may wait; the next is refused"),
+    Option("engine", "max_message_tokens", whole(1), "longest message of one turn, in tokens"),
+    Option("engine", "max_new_tokens", whole(1), "upper bound of a turn's max_tokens"),
+    Option("engine", "resident_bytes", whole(0), "budget of session memories kept in this process"),
+    Option("engine", "torch_threads", whole(1), "threads of one tensor operation"),
+    Option("engine", "drain_timeout_s", seconds, "seconds running turns get when the server stops"),
+    Option("engine", "heartbeat_timeout_s", seconds, "silence after which the engine counts as dead"),
+    Option("engine", "learn_every_tokens", whole(1), "clock of cms.fast inside a long message"),
+    Option("engine", "turns_per_minute", whole(0), "turns a tenant may begin in a minute; 0: no limit"),
+    Option("engine", "tokens_per_minute", whole(0), "tokens a tenant may read and be told in a minute; 0: no limit"),
+    Option("engine", "learned_tokens_per_minute", whole(0), "tokens a tenant's sessions may learn from in a minute"),
+    Option("engine", "learned_tokens_per_session_hour", whole(0), "tokens a session may learn from in an hour"),
+    Option("engine", "surprise_per_consolidation", amount, "nats of surprise after which the worker consolidates"),
+    Option("engine", "turns_per_consolidation", whole(1), "turns after which the worker consolidates"),
+    Option("engine", "idle_consolidation_s", seconds, "quiet after which the worker consolidates"),
+    Option(
+        "engine",
+        "generation_every_s",
+        whole(0),
+        "seconds until contributed turns make a generation; 0: on call",
+    ),
+    Option("engine", "suite", optional(Path), "TOML file of your own probes and texts for the gate"),
+    Option(
+        "store",
+        "redis_url",
+        optional(redis_url),
+        "Redis, Valkey, cluster or Sentinels; none: an embedded one",
+    ),
     Option("store", "data_dir", Path, "folder of the embedded store's files"),
-    Option("store", "lease_ttl_s", _seconds, "seconds a session's lease lives without renewal"),
-    Option("store", "idempotency_ttl_s", _whole(1), "seconds an idempotency key is remembered"),
-    Option("store", "keep_versions", _whole(1), "memory versions kept of each session"),
-    Option("store", "generations_url", _optional(_folder_url), "folder or object store for generations; none: Redis"),
-    Option("store", "keep_days", _whole(0), "days of which the last version each is kept too"),
-    Option("store", "store_key_file", _optional(Path), "file of keys that seal memories in the store; none: unsealed"),
-    Option("store", "encrypt_memories", _switch, "encrypt what is sealed, and not only sign it"),
-    Option("store", "refuse_unsealed", _switch, "serve no memory stored before there was a key"),
+    Option("store", "lease_ttl_s", seconds, "seconds a session's lease lives without renewal"),
+    Option("store", "idempotency_ttl_s", whole(1), "seconds an idempotency key is remembered"),
+    Option("store", "keep_versions", whole(1), "memory versions kept of each session"),
+    Option(
+        "store",
+        "generations_url",
+        optional(folder_url),
+        "folder or object store for generations; none: Redis",
+    ),
+    Option("store", "keep_days", whole(0), "days of which the last version each is kept too"),
+    Option(
+        "store",
+        "store_key_file",
+        optional(Path),
+        "file of keys that seal memories in the store; none: unsealed",
+    ),
+    Option("store", "encrypt_memories", switch, "encrypt what is sealed, and not only sign it"),
+    Option("store", "refuse_unsealed", switch, "serve no memory stored before there was a key"),
 )
 
 
