@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from engine.errors import InvalidRequest
 from engine.training.dialogue import Dialogue, Fact
 from engine.training.talk import Talk
 from engine.training.values import draw_value
@@ -22,6 +23,8 @@ from engine.training.values import draw_value
 SOURCES = ("training", "held-out", "open", "everyday", "paraphrases")
 # Sources whose every wording is unseen.
 UNSEEN_WORDINGS = ("everyday", "paraphrases")
+# So many draws without a new fact: there is none left.
+DRAWS_IN_VAIN = 2000
 # Before a sentence of a file, told again with another value.
 CORRECTIONS = ("Correction: ", "That has changed: ", "Please update this: ")
 
@@ -90,14 +93,25 @@ def tellings(rng: random.Random, count: int, relations: str, *, held_out_phrases
     Args:
         relations: one of `SOURCES`.
         held_out_phrases: wordings that training never saw (of `everyday` and `paraphrases` there are no others).
+
+    Raises:
+        InvalidRequest: the source has not so many.
     """
     found: dict[str, Telling] = {}
     dialogue = Dialogue(
         rng, talk, True, held_out_phrases, relations in ("held-out", "open"), float(relations == "open")
     )
+    in_vain = 0
     while len(found) < count:
         one = _drawn(dialogue, relations, held_out_phrases)
+        in_vain = in_vain + 1 if one.relation in found else 0
         found.setdefault(one.relation, one)
+        if in_vain > DRAWS_IN_VAIN:
+            raise InvalidRequest(
+                f"'{relations}' has {len(found)} different facts, and {count} are asked for: fewer rounds, sessions or "
+                "facts, or another source",
+                param="relations",
+            )
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from engine.errors import InvalidRequest
 from engine.evaluation.telling import SOURCES, Telling, changed, load_everyday, load_paraphrases, tellings, untold
 from engine.training.open_relations import is_held_out_word
 from engine.training.relations import load_relations
@@ -120,6 +121,14 @@ def test_what_was_not_told_is_of_another_topic() -> None:
     assert never == [one for one in others if one in never], "in their order"
     with pytest.raises(ValueError, match="topics that were not told"):
         untold(first, first, 1)
+
+
+def test_more_facts_than_a_source_has_are_refused() -> None:
+    names = {one.name for one in load_everyday()}
+    every = tellings(random.Random(0), len(names), "everyday", held_out_phrases=False, talk=TALK)
+    assert {one.relation for one in every} == names
+    with pytest.raises(InvalidRequest, match=f"'everyday' has {len(names)} different facts"):
+        tellings(random.Random(0), len(names) + 1, "everyday", held_out_phrases=False, talk=TALK)
 
 
 def test_relations_of_one_topic_share_it() -> None:
