@@ -211,20 +211,27 @@ class Dreamer:
         cues_V: Tensor | None,
     ) -> list[list[int]]:
         streams = [list(start) for start in starts]
-        pending, open_ = streams, set(range(len(streams)))
-        rows = {name: value.expand(len(starts), *value.shape[1:]) for name, value in memory.items()}
+        # The streams in the batch, and those among them that have come to no end.
+        batch, going = list(range(len(streams))), set(range(len(streams)))
+        rows = {name: value.expand(len(batch), *value.shape[1:]) for name, value in memory.items()}
+        pending = streams
         for _ in range(self._policy.longest_dream):
             tokens_BT, lengths_B = padded(pending)
             hidden_BTD, rows = self._model.hidden(tokens_BT, rows, lengths_B)
-            logits_BV = self._model.logits(hidden_BTD[torch.arange(len(starts)), lengths_B - 1])
+            logits_BV = self._model.logits(hidden_BTD[torch.arange(len(batch)), lengths_B - 1])
             said = self._said(logits_BV, ends, generator, cues_V)
-            for at in open_:
-                streams[at].append(said[at])
-            open_ = {at for at in open_ if said[at] not in ends}
-            pending = [[token] for token in said]
-            if not open_:
+            for token, at in zip(said, batch, strict=True):
+                if at in going:
+                    streams[at].append(token)
+                    going -= {at} if token in ends else set()
+            if not going:
                 break
-        return [stream for at, stream in enumerate(streams) if at not in open_]
+            if 2 * len(going) <= len(batch):
+                kept = [place for place, at in enumerate(batch) if at in going]
+                rows = {name: value[kept] for name, value in rows.items()}
+                batch, said = [batch[place] for place in kept], [said[place] for place in kept]
+            pending = [[token] for token in said]
+        return [stream for at, stream in enumerate(streams) if at not in going]
 
     def _said(
         self, logits_BV: Tensor, ends: frozenset[int], generator: torch.Generator | None, cues_V: Tensor | None
