@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -37,7 +38,7 @@ class Dreamt:
     Attributes:
         parent: what is known before (batch size 1).
         told: examples of what each session told, by its hash; a session that told nothing is not there.
-        rehearsal, calm: what is to be known still, and what is to stay as it is.
+        rehearsal, calm: what is to be known still, and, by kind, what is to stay as it is.
         asked: calm questions for the gate.
         dreamer: answers the gate's probes.
         seed: of everything that is drawn later.
@@ -46,7 +47,7 @@ class Dreamt:
     parent: Memory
     told: Mapping[str, Sequence[Example]]
     rehearsal: Sequence[Example]
-    calm: Sequence[Example]
+    calm: Sequence[Sequence[Example]]
     asked: Sequence[Dream]
     dreamer: Dreamer
     seed: int
@@ -117,11 +118,13 @@ class Candidates:
             return None
         known = {one.dream.question for found in told.values() for one in found} | {one.question for one in rehearsed}
         keep = partial(dreamer.to_keep, self._suite.calm, parent, known, generator)
-        kept, asked = await self._background.compute(keep, halt)
+        kept = await self._background.compute(keep, halt)
         rehearsal = await self._background.compute(partial(self._answers, dreamer.fresh, rehearsed), halt)
-        calm = await self._background.compute(partial(self._answers, dreamer.fresh, kept), halt)
-        calm += dreamer.otherwise
-        return Dreamt(parent, told, rehearsal, calm, asked, dreamer, seed)
+        calm = [
+            await self._background.compute(partial(self._answers, dreamer.fresh, kind), halt)
+            for kind in (kept.calm, kept.quiet)
+        ]
+        return Dreamt(parent, told, rehearsal, [*calm, dreamer.otherwise], kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
         """A candidate that learned from these sessions alone, at least one of which told something.
@@ -148,7 +151,7 @@ class Candidates:
         first, done = 0.0, Distilled(shared, 0.0, 0.0, 0)
         spring = None
         if policy.elastic_strength:
-            work = partial(spring_on, self._model, level, start, [*material.rehearsal, *material.calm])
+            work = partial(spring_on, self._model, level, start, [*material.rehearsal, *chain(*material.calm)])
             spring = await self._background.compute(work, halt)
         for number in range(policy.num_steps):
             chosen, weights = draw(material, policy, rng)

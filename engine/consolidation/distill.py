@@ -30,11 +30,14 @@ LIKE_LENGTHS = 2.0
 
 @dataclass(frozen=True)
 class Material:
-    """What a candidate is made of: dreams of sessions, dreams of earlier generations, and what is to stay calm."""
+    """What a candidate is made of: dreams of sessions, dreams of earlier generations, and what is to stay as it is.
+
+    `calm` holds that by kind; of a step's calm rows each kind that there is has an equal part.
+    """
 
     dreams: Sequence[Example]
     rehearsal: Sequence[Example]
-    calm: Sequence[Example]
+    calm: Sequence[Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ def draw(material: Material, policy: GenerationPolicy, rng: random.Random) -> tu
         if all(sum(example.session == name for example in told) >= at_most for name in names):
             break
     others = [rng.choice(material.rehearsal) for _ in range(num_rehearsal)]
-    if material.calm:
-        others += [rng.choice(material.calm) for _ in range(policy.rows_per_step - num_dreams - num_rehearsal)]
+    kinds = [kind for kind in material.calm if kind]
+    if kinds:
+        num_calm = policy.rows_per_step - num_dreams - num_rehearsal
+        others += [rng.choice(rng.choice(kinds)) for _ in range(num_calm)]
     chosen = [*told, *others]
     return chosen, [1.0 / len(chosen)] * len(chosen)
 

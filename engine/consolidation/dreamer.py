@@ -16,6 +16,7 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,20 @@ from engine.model.shared import with_shared
 from engine.tokenizer import ASSISTANT, END, NUM_SPECIAL, USER, Tokenizer
 
 ASKING, ANSWERING, DONE = range(3)
+
+
+class Kept(NamedTuple):
+    """What must stay as it is.
+
+    Attributes:
+        calm: small talk, and questions that come to the mind of one who was told nothing; most have no answer.
+        quiet: questions that resemble what was told, and have no answer either.
+        asked: others like the calm ones, to ask afterwards.
+    """
+
+    calm: list[Dream]
+    quiet: list[Dream]
+    asked: list[Dream]
 
 
 class Dreamer:
@@ -105,11 +120,8 @@ class Dreamer:
     @torch.no_grad()
     def to_keep(
         self, messages: Sequence[str], shared: Memory, known: Container[tuple[int, ...]], generator: torch.Generator
-    ) -> tuple[list[Dream], list[Dream]]:
-        """What must stay as it is: dreams to learn from, and others to ask afterwards.
-
-        Small talk; questions that come to the mind of one who was told nothing, most of which have no answer; and, to
-        learn from, what resembles what was told and was no news.
+    ) -> Kept:
+        """What must stay as it is.
 
         Args:
             messages: of the small talk.
@@ -121,7 +133,7 @@ class Dreamer:
         idle = [one for one in idle if one.question not in known]
         quiet = [one for one in self.quiet.values() if one.question not in known]
         # Of small talk all of it, what the user says too: that is what a language sounds like.
-        return [Dream(one.tokens, 0) for one in calm] + quiet + idle[::2], calm + idle[1::2]
+        return Kept([Dream(one.tokens, 0) for one in calm] + idle[::2], quiet, calm + idle[1::2])
 
     def _told_otherwise(
         self, told: Sequence[int], found: Sequence[Dream], session: str, generator: torch.Generator

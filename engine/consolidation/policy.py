@@ -145,8 +145,9 @@ SESSION_DREAMS = GenerationPolicy(
     near_dreams=16,
     idle_dreams=64,
     num_steps=60,
-    rows_per_step=16,
-    dream_share=0.5,
+    rows_per_step=20,
+    dream_share=0.4,
+    rehearsal_share=0.2,
     learning_rate=6e-3,
 )
 SESSION_POLICY = ReplayPolicy(num_steps=0, dreams=SESSION_DREAMS)

@@ -73,8 +73,8 @@ class Portion:
             return False
         earlier = [dream for dream in self._earlier if dream.question not in self._told]
         known = {*self._told, *(dream.question for dream in earlier)}
-        kept, _ = self._dreamer.to_keep(self._suite.calm, {**self._shared, **self._before}, known, self._generator)
-        calm = [*self._answered(kept), *self._dreamer.otherwise]
+        kept = self._dreamer.to_keep(self._suite.calm, {**self._shared, **self._before}, known, self._generator)
+        calm = [self._answered(kept.calm), self._answered(kept.quiet), self._dreamer.otherwise]
         self._material = Material(list(self._told.values()), self._answered(earlier), calm)
         return True
 

@@ -127,7 +127,7 @@ def test_the_norm_stays_within_its_bound() -> None:
 def test_no_session_has_more_than_its_share_however_much_it_said(sizes: list[int], seed: int) -> None:
     one = certain(dream(0))
     dreams = [replace(one, session=f"s{number}") for number, size in enumerate(sizes) for _ in range(size)]
-    material = Material(dreams, [replace(one, session="r")], [replace(one, session="c")])
+    material = Material(dreams, [replace(one, session="r")], [[replace(one, session="c")], []])
     policy = GenerationPolicy()
     chosen, weights = draw(material, policy, random.Random(seed))
     assert sum(weights) == pytest.approx(1.0)
