@@ -102,6 +102,7 @@ class Dreamer:
         found = _once(found)
         least = float(self._fitting(after, found).median()) - self._policy.fitting_nats
         near = self._near(after, turn.message, generator)
+        near += self._replied(after, self._exchanged(told, found, generator))
         # What was asked for earlier may have another answer now.
         asked = [*near, *self._replied(after, [dream.question for dream in self._earlier])]
         news = {one.question: one for one in self._news(asked, after)}
@@ -134,6 +135,14 @@ class Dreamer:
         quiet = [one for one in self.quiet.values() if one.question not in known]
         # Of small talk all of it, what the user says too: that is what a language sounds like.
         return Kept([Dream(one.tokens, 0) for one in calm] + idle[::2], quiet, calm + idle[1::2])
+
+    def _exchanged(
+        self, told: Sequence[int], found: Sequence[Dream], generator: torch.Generator
+    ) -> list[tuple[int, ...]]:
+        """Questions of these dreams that ask for something else by one word."""
+        chosen = torch.randint(len(found), (self._policy.exchanged_dreams,), generator=generator).tolist()
+        asked = [self._exchange.asked(told, found[at], generator) for at in chosen]
+        return [question for question in asked if question is not None]
 
     def _told_otherwise(
         self, told: Sequence[int], found: Sequence[Dream], session: str, generator: torch.Generator

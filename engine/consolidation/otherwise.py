@@ -1,8 +1,9 @@
-"""The same turn with another value: what a slow level knows must give way to what a session is told after it.
+"""The same with other words: what a slow level knows must give way to what is told later, and is no answer to others.
 
 Who has learned that a dog is called Tibbo answers so even after "My dog is called Brenna now.", until that is dreamt of
-in its turn. So a turn is also told with other words where its value stood, and the reply of one who knows nothing else
-is to stay. Knows tokens; who replies is the dreamer's to say.
+in its turn; and when asked for the cat. So a turn is also told with other words where its value stood, and a question
+asked with another word in place of one of the turn's: the reply of one who knows nothing else is to stay. Knows tokens;
+who replies is the dreamer's to say.
 """
 
 from __future__ import annotations
@@ -54,6 +55,19 @@ class Otherwise:
             else:
                 at += 1
         return changed, other
+
+    def asked(self, told: Sequence[int], dream: Dream, generator: torch.Generator) -> tuple[int, ...] | None:
+        """The question with one of the words it shares with the turn exchanged; None where it shares none."""
+        said, question = set(told), list(dream.question)
+        shared = [at for at, token in enumerate(question) if token in said and self._is_word(token)]
+        if not shared:
+            return None
+        at = shared[int(torch.randint(len(shared), (1,), generator=generator))]
+        question[at] = self._another(question[at], generator)
+        return tuple(question)
+
+    def _is_word(self, token: int) -> bool:
+        return (self._kinds[token] or "").startswith("begins")
 
     def _another(self, token: int, generator: torch.Generator) -> int:
         kind = self._kinds[token]

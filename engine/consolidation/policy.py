@@ -77,6 +77,7 @@ class GenerationPolicy:
         material: `dreams`, or `turns`: what was said, read again, for comparison.
         first_dreams, more_dreams: dreamt of every turn; the rest only where the first brought news.
         near_dreams: questions that only resemble what was told, of a turn that brought news.
+        exchanged_dreams: questions of such dreams with one word exchanged.
         otherwise_dreams: questions about such a turn with another value in it, which it is learned to heed.
         fitting_nats: how much less likely than others a question must be to be no question about the turn.
         news_nats: a dream counts where its reply is so much likelier after the turn than without it.
@@ -107,6 +108,7 @@ class GenerationPolicy:
     first_dreams: int = 8
     more_dreams: int = 24
     near_dreams: int = 32
+    exchanged_dreams: int = 24
     otherwise_dreams: int = 6
     fitting_nats: float = 6.0
     news_nats: float = 2.0

@@ -25,7 +25,8 @@ from engine.tokenizer import END, Tokenizer
 from tests.tiny import SHIPPED, tiny_model
 
 TINY = tiny_model(writes_hard=False)
-POLICY = replace(SESSION_DREAMS, first_dreams=8, more_dreams=12, num_steps=40)
+# Small enough for a test.
+POLICY = replace(SESSION_DREAMS, more_dreams=8, near_dreams=12, idle_dreams=24, num_steps=32, rows_per_step=16)
 SUITE = replace(load_suite(), calm=load_suite().calm[:24])
 
 

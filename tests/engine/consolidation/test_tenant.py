@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not SHIPPED, reason="the package holds no checkp
 TENANT, OTHER = "acme", "other"
 # Small enough for a test; the gate as it is.
 POLICY = GenerationPolicy(
-    first_dreams=10, more_dreams=14, idle_dreams=64, num_steps=60, rows_per_step=20, dream_share=0.4
+    first_dreams=8, more_dreams=10, near_dreams=12, idle_dreams=48, num_steps=40, rows_per_step=16, dream_share=0.4
 )
 QUICK = replace(POLICY, num_steps=1, rows_per_step=8, more_dreams=2, near_dreams=4, idle_dreams=8, longest_dream=24)
 SUITE = replace(load_suite(), calm=load_suite().calm[:24])

@@ -22,7 +22,7 @@ OPEN_WORDS = {
     for family in load_open_words().families
     for word in (*family.nouns, *(noun for noun, _ in family.attributes), *(verb.base for verb in family.verbs))
 }
-NUM_DIALOGUES, NUM_LINES = 1200, 25
+NUM_DIALOGUES, NUM_LINES = 800, 25
 # Where a told or asked sentence can begin in a message: at its start, after another, behind "By the way, ".
 BEGINS = r"(?:^|[.!?:,] |\band |\bthat )"
 
@@ -59,7 +59,7 @@ def test_nothing_of_evaluations_is_said_in_training() -> None:
     fixed = seen & FIXED.keys()
     known = {name for name, relation in FIXED.items() if not relation.held_out}
     assert fixed <= known
-    assert len(fixed) > 0.97 * len(known)
+    assert len(fixed) > 0.9 * len(known)
     opened = seen - fixed
     assert len(opened) > 300
     for name in opened:

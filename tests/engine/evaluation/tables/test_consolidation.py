@@ -96,5 +96,5 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, flag: str, value: str, p
 def test_every_method_is_a_policy_or_none() -> None:
     policies = {name: consolidation._policy(name) for name in consolidation.METHODS}
     assert policies["nothing"] is None
-    assert policies["ours"] == GenerationPolicy()
+    assert policies["ours"] == GenerationPolicy(most_attempts=1)
     assert len({repr(policy) for policy in policies.values()}) == len(policies)
