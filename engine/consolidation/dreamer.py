@@ -147,10 +147,17 @@ class Dreamer:
     def _told_otherwise(
         self, told: Sequence[int], found: Sequence[Dream], session: str, generator: torch.Generator
     ) -> list[Example]:
-        """Some of these dreams' questions after the turn with another value; where the reply names that one."""
+        """Some of these dreams' questions after the turn with another value; where the reply names that one.
+
+        Every other time the turn itself comes first, as where something has changed.
+        """
         chosen = torch.randperm(len(found), generator=generator)[: self._policy.otherwise_dreams].tolist()
-        changed = [(found[at], self._exchange.told(told, found[at], generator)) for at in chosen]
-        streams = {(*other[0], *dream.question): other[1] for dream, other in changed if other is not None}
+        streams: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for number, at in enumerate(chosen):
+            other = self._exchange.told(told, found[at], generator)
+            if other is not None:
+                before = told if number % 2 else ()
+                streams[(*before, *other[0], *found[at].question)] = other[1]
         heard = [
             dream
             for dream in self._replied(self.fresh, list(streams))

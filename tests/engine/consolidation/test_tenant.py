@@ -29,7 +29,14 @@ pytestmark = pytest.mark.skipif(not SHIPPED, reason="the package holds no checkp
 TENANT, OTHER = "acme", "other"
 # Small enough for a test; the gate as it is.
 POLICY = GenerationPolicy(
-    first_dreams=8, more_dreams=10, near_dreams=12, idle_dreams=48, num_steps=40, rows_per_step=16, dream_share=0.4
+    first_dreams=8,
+    more_dreams=10,
+    near_dreams=12,
+    exchanged_dreams=6,
+    idle_dreams=64,
+    num_steps=60,
+    rows_per_step=20,
+    dream_share=0.4,
 )
 QUICK = replace(POLICY, num_steps=1, rows_per_step=8, more_dreams=2, near_dreams=4, idle_dreams=8, longest_dream=24)
 SUITE = replace(load_suite(), calm=load_suite().calm[:24])
@@ -88,7 +95,7 @@ async def test_what_contributing_sessions_were_told_is_known_to_fresh_ones_and_t
     assert value not in await live.fresh(TENANT, question)
 
     ended = await live.consolidate(POLICY)
-    assert (ended.status, ended.reason) == ("accepted", None)
+    assert (ended.status, ended.reason) == ("accepted", None), ended.gate
     assert (ended.to_generation, ended.num_sessions, ended.num_turns) == (1, 1, 1)
     assert all(check.passed for check in ended.gate.values())
     assert ended.gate["uptake"].after > ended.gate["uptake"].before
