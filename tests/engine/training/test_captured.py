@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import InvalidRequest
-from engine.model.hope import Hope, Memory
+from engine.model.hope import POSITION, Hope, Memory
 from engine.training.captured import CapturedStep
 from engine.training.command import run_training
 from engine.training.objective import Objective
@@ -51,7 +51,8 @@ def test_a_captured_step_is_the_plain_one() -> None:
             if parameter.grad is not None:
                 assert distance(gradients[name], parameter.grad) < 1e-3, name
         for name, value in captured.after.items():
-            assert value.shape == after[name].shape
+            # A captured step counts its position from where its rows began.
+            assert name == POSITION or torch.allclose(value, after[name], rtol=1e-3, atol=1e-3), name
         memory = captured.after if seed else None
         with torch.no_grad():
             model.embedding.weight.mul_(1.01)
