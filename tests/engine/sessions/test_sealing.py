@@ -46,7 +46,7 @@ def test_what_was_sealed_opens_in_its_place_only(tmp_path: Path, encrypt: bool, 
     seal = read_seal(_key_file(tmp_path), encrypt=encrypt)
     stored = seal.close(memory, *PLACE)
     assert seal.open(stored, *PLACE) == memory
-    if memory:
+    if len(memory) > 1:  # a single byte may stand among random ones
         assert (memory in stored) != encrypt
     for other in (("other", "s-1", 3), ("acme", "s-2", 3), ("acme", "s-1", 4), ("acme", "", 3)):
         with pytest.raises(CorruptMemory, match="belongs elsewhere"):
@@ -122,7 +122,7 @@ async def test_sessions_and_generations_are_sealed_in_the_store_and_leave_nothin
         assert (await store.generations.load(TENANT, 1))[1] == WEIGHTS
     kept = [value for name, value in (await everything(client)).items() if ":memory:" in name or "generation:" in name]
     assert len(kept) >= 7
-    assert all(isinstance(value, bytes) and b"Rex" not in value and WEIGHTS[:64] not in value for value in kept)
+    assert all(isinstance(value, bytes) and SECRET[:22] not in value and WEIGHTS[:64] not in value for value in kept)
     async with _opened(embedded) as store:
         with pytest.raises(CorruptMemory, match="HOPE_STORE_KEY_FILE"):
             await store.load_memory(TENANT, SESSION)
