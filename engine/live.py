@@ -16,8 +16,12 @@ from torch.nn import functional
 from engine.core import TurnRequest
 from engine.logprobs import SaidToken
 from engine.model.hope import Memory
+from engine.model.learning import RowLesson
 from engine.sampler import Choice, Odds, Speech
 from engine.tokenizer import END, Tokenizer
+
+# Of fewer tokens nothing is learned: the frame of a turn has two.
+SHORTEST_LESSON = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Failed:
 Signal = Spoken | Finished | Failed
 
 
-@dataclass
+@dataclass(eq=False)
 class LiveTurn:
     """A running turn.
 
@@ -190,9 +194,18 @@ class LiveTurn:
             return len(self.pending)
         return max(1, min(len(self.pending), learn_every_tokens - (self.read - self.lesson_start)))
 
-    def lesson_tokens(self, most: int, *, final: bool) -> Sequence[int]:
-        """Read tokens that are due to be learned: `most` at a time inside a long message, the rest at its end."""
-        ready = self.read - self.lesson_start
-        if ready < most and not final:
-            return ()
-        return self.prompt[self.lesson_start : self.lesson_start + ready]
+    def next_lesson(self, most: int, after: Memory, *, final: bool) -> RowLesson | None:
+        """Read tokens that are due to be learned, once: `most` at a time inside a long message, the rest at its end.
+
+        Args:
+            after: the memory that is to receive what is learned.
+        """
+        tokens = self.prompt[self.lesson_start : self.read]
+        if (len(tokens) < most and not final) or len(tokens) < SHORTEST_LESSON:
+            return None
+        counts = [1.0] * len(tokens)
+        # The first and last tokens of the prompt are the turn's frame.
+        counts[0] = float(self.lesson_start > 0)
+        counts[-1] = float(self.read < len(self.prompt))
+        self.lesson_start = self.read
+        return RowLesson(self.lesson_memory, after, tokens, counts)

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from engine.config import CMS_FAST, TITANS, EngineSettings
 from engine.errors import DeadlineExceeded, HopeError, Internal, TurnCancelled
 from engine.live import Failed, Finished, LiveTurn
 from engine.model.hope import POSITION, Hope, Memory
-from engine.model.learning import Lesson, learn
+from engine.model.learning import learn_rows
 from engine.model.portable import distance, pack_row, unpack_row
 from engine.model.shared import session_part
 from engine.observer import Observer
@@ -108,7 +109,7 @@ class EngineLoop:
         self._running |= {turn.row: turn for turn in entering}
         for turn in entering:
             turn.started = time.monotonic()
-            self._runner.enter(turn.row, turn.memory)
+        self._runner.enter({turn.row: turn.memory for turn in entering})
         self.observer.queue(*self.load)
 
     def _step(self) -> None:
@@ -121,18 +122,18 @@ class EngineLoop:
             logits = self._runner.step({s.row: self._running[s.row].pending[: s.count] for s in shares})
             ready = [self._running[row] for row, rows in logits.items() if self._running[row].consumed(rows)]
             self._speak(self._without_broken(ready, logits), logits)
-            for turn in [self._running[share.row] for share in shares if share.row in self._running]:
-                self._learn_inside(turn)
-                if turn.done:
-                    self._finish(turn)
+            still = [self._running[share.row] for share in shares if share.row in self._running]
+            self._learn_inside([turn for turn in still if turn.reading and turn.request.learn])
+            self._finish([turn for turn in still if turn.done])
         finally:
             self.observer.batch(len(shares), time.monotonic() - begun)
 
     def _drop_ended(self) -> None:
         """Cancelled turns and those past their deadline, whether they run or still wait for a row."""
         now = time.monotonic()
-        for turn in [turn for turn in self._running.values() if turn.cancelled or now > turn.deadline]:
-            self._runner.leave(turn.row)
+        ended = [turn for turn in self._running.values() if turn.cancelled or now > turn.deadline]
+        self._runner.leave([turn.row for turn in ended])
+        for turn in ended:
             del self._running[turn.row]
             turn.emit(Failed(_ended(turn)))
         with self._wake:
@@ -153,8 +154,8 @@ class EngineLoop:
     def _without_broken(self, turns: list[LiveTurn], logits: dict[int, Tensor]) -> list[LiveTurn]:
         """The turns that can speak: one whose logits are no numbers ends here, and takes nobody with it."""
         broken = [turn for turn in turns if not bool(torch.isfinite(logits[turn.row][-1]).all())]
+        self._runner.leave([turn.row for turn in broken])
         for turn in broken:
-            self._runner.leave(turn.row)
             self._reject(turn)
         return [turn for turn in turns if turn not in broken]
 
@@ -177,45 +178,46 @@ class EngineLoop:
             else:
                 self.observer.first_token(turn.first_token - turn.arrived)
 
-    def _learn_inside(self, turn: LiveTurn) -> None:
+    def _learn_inside(self, turns: list[LiveTurn]) -> None:
         """`cms.fast` steps every so many tokens inside a long message (its clock, DESIGN.md)."""
-        if turn.request.learn and turn.reading:
-            tokens = turn.lesson_tokens(self.settings.learn_every_tokens, final=False)
-            if tokens:
-                after = self._learn(turn, self._runner.memory(turn.row), list(tokens))
-                self._runner.replace(turn.row, {k: v for k, v in after.items() if k.startswith(CMS_FAST)})
+        every = self.settings.learn_every_tokens
+        due = [turn for turn in turns if turn.read - turn.lesson_start >= every]
+        after = self._learn({turn: self._runner.memory(turn.row) for turn in due}, final=False)
+        self._runner.replace(
+            {turn.row: {k: v for k, v in memory.items() if k.startswith(CMS_FAST)} for turn, memory in after.items()}
+        )
 
-    def _learn(self, turn: LiveTurn, after: Memory, tokens: list[int]) -> Memory:
-        if len(tokens) < 3:
-            return after
-        ids = torch.tensor([tokens])
-        counts = torch.ones_like(ids, dtype=torch.float32)
-        if turn.lesson_start == 0:
-            counts[:, 0] = 0.0
-        if turn.lesson_start + len(tokens) == len(turn.prompt):
-            counts[:, -1] = 0.0
-        turn.lesson_start += len(tokens)
-        lesson = Lesson(ids, torch.tensor([len(tokens)]), counts)
-        after, learned = learn(self.model, CMS_FAST, turn.lesson_memory, after, lesson)
-        turn.lesson_memory = after
-        moved = float(learned.update_norm_B[0])
-        self.observer.memory_update(CMS_FAST, "applied" if moved > 0 else "skipped", moved)
-        self.observer.tokens("learned", len(tokens))
+    def _learn(self, memories: Mapping[LiveTurn, Memory], *, final: bool) -> dict[LiveTurn, Memory]:
+        """The memory of each turn after the lesson that is due; a turn without one keeps what it has."""
+        most = self.settings.learn_every_tokens
+        asked = {turn: turn.next_lesson(most, memory, final=final) for turn, memory in memories.items()}
+        lessons = {turn: lesson for turn, lesson in asked.items() if lesson is not None}
+        after = dict(memories)
+        learned = learn_rows(self.model, CMS_FAST, list(lessons.values()))
+        for (turn, lesson), (memory, moved) in zip(lessons.items(), learned, strict=True):
+            after[turn] = turn.lesson_memory = memory
+            self.observer.memory_update(CMS_FAST, "applied" if moved > 0 else "skipped", moved)
+            self.observer.tokens("learned", len(lesson.tokens))
         return after
 
-    def _finish(self, turn: LiveTurn) -> None:
-        memory: Memory | None = self._runner.leave(turn.row)
+    def _finish(self, turns: list[LiveTurn]) -> None:
+        left = self._runner.leave([turn.row for turn in turns])
+        learners = [turn for turn in turns if turn.request.learn]
+        for turn in learners:
+            self._report_titans(turn, left[turn.row])
+        learned = self._learn({turn: left[turn.row] for turn in learners}, final=True)
+        for turn in turns:
+            self._conclude(turn, learned.get(turn))
+
+    def _conclude(self, turn: LiveTurn, learned: Memory | None) -> None:
+        memory: Memory | None = None
         tensors: dict[str, Tensor] | None = None
-        if turn.request.learn:
-            self._report_titans(turn, memory or {})
-            memory = self._learn(turn, memory or {}, list(turn.lesson_tokens(0, final=True)))
-            tensors = pack_row(session_part(memory, self.model), self.model.config.chunk_projections)
+        if learned is not None:
+            tensors = pack_row(session_part(learned, self.model), self.model.config.chunk_projections)
             if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
                 self._reject(turn)
                 return
             memory = unpack_row(tensors, self.model)
-        else:
-            memory = None
         # Not before: a turn whose lesson fails is told like every other of its step.
         del self._running[turn.row]
         turn.emit(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.model.hope import Hope, Memory
+from engine.model.rows import row_at, stacked
 from engine.tokenizer import PAD
 
 
@@ -25,37 +26,36 @@ class Runner:
         self._rows: list[int] = []
         self._batch: Memory = {}
 
-    def enter(self, row: int, memory: Memory) -> None:
-        """A row (batch size 1) joins the batch."""
-        if self._rows:
-            # A level that sessions share is there only for those whose tenant has a generation of it.
-            batch, memory = _filled(self._batch, memory, len(self._rows)), _filled(memory, self._batch, 1)
-            self._batch = {name: torch.cat([value, memory[name]]) for name, value in batch.items()}
-        else:
-            self._batch = dict(memory)
-        self._rows.append(row)
+    def enter(self, memories: Mapping[int, Memory]) -> None:
+        """Rows (batch size 1 each) join the batch, in one copy of it."""
+        if memories:
+            inside = [self._batch] if self._rows else []
+            self._batch = stacked([*inside, *memories.values()])
+            self._rows.extend(memories)
 
-    def leave(self, row: int) -> Memory:
-        """A row leaves; returns its memory (batch size 1)."""
-        at = self._rows.index(row)
-        memory = self.memory(row)
-        self._rows.pop(at)
-        kept = [i for i in range(len(self._rows) + 1) if i != at]
-        self._batch = {name: value[kept] for name, value in self._batch.items()} if kept else {}
-        return memory
+    def leave(self, rows: Sequence[int]) -> dict[int, Memory]:
+        """Rows leave, in one copy of the batch; returns the memory of each (batch size 1)."""
+        memories = {row: self.memory(row) for row in rows}
+        kept = [at for at, row in enumerate(self._rows) if row not in memories]
+        if memories:
+            self._rows = [self._rows[at] for at in kept]
+            self._batch = {name: value[kept] for name, value in self._batch.items()} if kept else {}
+        return memories
 
     def memory(self, row: int) -> Memory:
         """A copy of a row's memory as it is now (batch size 1)."""
-        at = self._rows.index(row)
-        return {name: value[at : at + 1].clone() for name, value in self._batch.items()}
+        return row_at(self._batch, self._rows.index(row))
 
-    def replace(self, row: int, tensors: Memory) -> None:
-        """Sets some of a row's memory tensors (batch size 1)."""
-        at = self._rows.index(row)
-        for name, value in tensors.items():
-            stacked = self._batch[name].clone()
-            stacked[at] = value[0]
-            self._batch[name] = stacked
+    def replace(self, memories: Mapping[int, Memory]) -> None:
+        """Sets some of the memory tensors of rows (batch size 1 each)."""
+        changed: set[str] = set()
+        for row, tensors in memories.items():
+            at = self._rows.index(row)
+            for name, value in tensors.items():
+                if name not in changed:  # what was handed over, or is shared with it, stays as it was
+                    self._batch[name] = self._batch[name].clone()
+                    changed.add(name)
+                self._batch[name][at] = value[0]
 
     @torch.no_grad()
     def step(self, tokens: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
@@ -71,9 +71,3 @@ class Runner:
         lengths = None if set(counts) == {width} else torch.tensor(counts)
         logits_BTV, self._batch = self.model(ids, self._batch, lengths)
         return {row: logits_BTV[at, : counts[at]] for at, row in enumerate(self._rows) if counts[at]}
-
-
-def _filled(memory: Memory, other: Memory, num_rows: int) -> Memory:
-    """The memory with zeros, which say that nothing was learned, for what only the other one holds."""
-    missing = {name: value for name, value in other.items() if name not in memory}
-    return memory | {name: value.new_zeros(num_rows, *value.shape[1:]) for name, value in missing.items()}

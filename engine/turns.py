@@ -155,12 +155,11 @@ class Turns:
     ) -> Turn:
         """Commits what was learned and makes the Turn."""
         begun = time.monotonic()
-        turn = make_turn(self.model, ground.session, ground.memory, request, finished, turn_id)
+        turn, blob = await asyncio.to_thread(self._written, ground, request, finished, turn_id)
         self.observer.tokens("prompt", finished.prompt_tokens)
         self.observer.tokens("generation", finished.completion_tokens)
-        if finished.tensors is None or finished.memory is None or ground.lease is None:
+        if blob is None or finished.memory is None or ground.lease is None:
             return turn
-        blob = await asyncio.to_thread(pack, finished.tensors, fingerprint=self.grounds.fingerprint)
         commit = Commit(
             memory=blob,
             levels=(TITANS, CMS_FAST),
@@ -180,6 +179,15 @@ class Turns:
             milliseconds(committed - begun),
         )
         return replace(turn, timing=timing)
+
+    def _written(
+        self, ground: Ground, request: TurnRequest, finished: Finished, turn_id: str
+    ) -> tuple[Turn, bytes | None]:
+        """The Turn, and the memory as the store takes it; called in a thread, for both go through all of a memory."""
+        turn = make_turn(self.model, ground.session, ground.memory, request, finished, turn_id)
+        if finished.tensors is None:
+            return turn, None
+        return turn, pack(finished.tensors, fingerprint=self.grounds.fingerprint)
 
     async def _commit(self, tenant: str, ground: Ground, commit: Commit, memory: Memory, begun: float) -> float:
         """Returns the monotonic time at which the store had it."""

@@ -103,9 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(given: argparse.Namespace, settings: Settings) -> int:
+    from uvicorn.loops.auto import auto_loop_factory
+
     from server.serve import serve
 
-    return asyncio.run(serve(settings))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # uvloop's where there is one
+        return runner.run(serve(settings))
 
 
 def _work(given: argparse.Namespace, settings: Settings) -> int:

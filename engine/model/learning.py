@@ -8,6 +8,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,14 @@ from engine.config import LevelConfig
 from engine.errors import InvalidRequest
 from engine.model.continuum import descend, restart_faster, step_state, weight_names
 from engine.model.hope import Hope, Memory
+from engine.model.rows import row_at, stacked
+from engine.tokenizer import PAD
 
 SURPRISE_CEILING_NATS = 8.0
+
+# Rows learn together while the longest is at most this many times the shortest, and all are at most so many tokens.
+_LIKE_LENGTH = 1.5
+_TOKENS_TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,62 @@ def learn(
     if model.config.chain == "nested":
         learned = restart_faster(learned, name, model.config, norm_B > 0)
     return learned, Learned(surprise_B.detach(), norm_B)
+
+
+@dataclass(frozen=True)
+class RowLesson:
+    """What one row learns.
+
+    Attributes:
+        before: memory from which the lesson is read, batch size 1.
+        after: memory that receives the step, batch size 1.
+        tokens: the text.
+        counts: as many numbers, 1 where a token is to be learned, 0 where it is context only.
+    """
+
+    before: Memory
+    after: Memory
+    tokens: Sequence[int]
+    counts: Sequence[float]
+
+
+def learn_rows(model: Hope, name: str, lessons: Sequence[RowLesson]) -> list[tuple[Memory, float]]:
+    """`learn` for rows that share nothing, those of like length in one pass (law 2: as each would alone).
+
+    Returns:
+        Of every lesson, in order: the memory after the step, batch size 1, and the norm of the update.
+    """
+    learned: dict[int, tuple[Memory, float]] = {}
+    for group in _alike([len(lesson.tokens) for lesson in lessons]):
+        chosen = [lessons[at] for at in group]
+        # A step reads and writes levels alone: the memories that it lands on are not stacked whole.
+        levels = [{key: one.after[key] for key in one.after if key.startswith("cms.")} for one in chosen]
+        batch, done = learn(model, name, stacked([one.before for one in chosen]), stacked(levels), _one_lesson(chosen))
+        for row, (at, lesson, own) in enumerate(zip(group, chosen, levels, strict=True)):
+            moved = row_at({key: batch[key] for key in own}, row)
+            learned[at] = ({**lesson.after, **moved}, float(done.update_norm_B[row]))
+    return [learned[at] for at in range(len(lessons))]
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of like lengths put together."""
+    groups: list[list[int]] = []
+    for at in sorted(range(len(lengths)), key=lengths.__getitem__):
+        room = _TOKENS_TOGETHER // max(1, lengths[at])
+        if groups and lengths[at] <= lengths[groups[-1][0]] * _LIKE_LENGTH and len(groups[-1]) < room:
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    return groups
+
+
+def _one_lesson(lessons: Sequence[RowLesson]) -> Lesson:
+    lengths = [len(lesson.tokens) for lesson in lessons]
+    tokens_BT, counts_BT = torch.full((len(lessons), max(lengths)), PAD), torch.zeros(len(lessons), max(lengths))
+    for row, lesson in enumerate(lessons):
+        tokens_BT[row, : lengths[row]] = torch.tensor(lesson.tokens)
+        counts_BT[row, : lengths[row]] = torch.tensor(lesson.counts)
+    return Lesson(tokens_BT, torch.tensor(lengths), counts_BT)
 
 
 def surprise(model: Hope, memory: Memory, lesson: Lesson) -> Tensor:

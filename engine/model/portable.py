@@ -7,7 +7,7 @@ this precision when its turn ends, before anyone uses it again, so that saved an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,12 +101,8 @@ def describe(memory: Memory, model: Hope) -> list[LevelState]:
 
 def distance(before: Memory, after: Memory, level: str) -> float:
     """Frobenius norm of how far a level's fast weights moved."""
-    squares = [
-        (after[name] - before[name]).square().sum()
-        for name in before
-        if level_of(name) == level and name.endswith((".w1", ".w2"))
-    ]
-    return float(torch.stack(squares).sum().sqrt())
+    names = [name for name in before if level_of(name) == level and name.endswith((".w1", ".w2"))]
+    return _norm([after[name] - before[name] for name in names])
 
 
 def level_of(name: str) -> str:
@@ -128,7 +124,12 @@ def _titans_state(memory: Memory, model: Hope) -> LevelState:
 
 
 def _level_state(name: str, scope: str, updates: int, pairs: list[tuple[Tensor, Tensor]]) -> LevelState:
-    norm = float(torch.stack([learned.detach().square().sum() for learned, _ in pairs]).sum().sqrt())
-    initial = float(torch.stack([start.detach().square().sum() for _, start in pairs]).sum().sqrt())
+    norm = _norm([learned for learned, _ in pairs])
+    initial = _norm([start for _, start in pairs])
     parameters = sum(start.numel() for _, start in pairs)
     return LevelState(name, scope, updates, parameters, norm, norm / max(initial, 1e-12))
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    """Frobenius norm of all of them: few calls, for a server takes it after every turn."""
+    return float(torch.linalg.vector_norm(torch.cat([tensor.detach().float().flatten() for tensor in tensors])))

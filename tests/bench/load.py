@@ -22,6 +22,7 @@ from hope_client import AsyncConversation, AsyncHopeClient
 
 from engine import Engine, EngineSettings, StoreSettings, Turn, TurnCompleted, TurnRequest
 from server.metrics import Metrics
+from server.serve import SWITCH_INTERVAL_S
 from tests.faults.fleet import Process
 from tests.soak.one_server import one_server, resident_bytes, url_of
 from tests.tiny import write_tiny_checkpoint
@@ -42,18 +43,27 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, help="what is served; default: a tiny untrained model")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="hope-load-"))
-    checkpoint = given.checkpoint or write_tiny_checkpoint(folder / "checkpoint")
+    checkpoint = (given.checkpoint or write_tiny_checkpoint(folder / "checkpoint")).resolve()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server does, for the engine alone runs here
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before it began")
     with one_server(folder, checkpoint, {"log-level": "warning"}) as server:
-        asyncio.run(_one_at_a_time(server, checkpoint, folder, given.alone))
-        asyncio.run(_many(server, given.idle, given.active, given.turns))
+        asyncio.run(_measure(server, checkpoint, folder, given))
     return 0
 
 
-async def _one_at_a_time(server: Process, checkpoint: Path, folder: Path, num_turns: int) -> None:
-    """Turns of the engine alone and of the server in three ways, by turns: all meet the same noise."""
+async def _measure(server: Process, checkpoint: Path, folder: Path, given: argparse.Namespace) -> None:
     settings, stores = EngineSettings(checkpoint=checkpoint, torch_threads=1), StoreSettings(data_dir=folder / "alone")
     engine = await Engine.open(settings, stores, Metrics())
+    try:
+        await _one_at_a_time(server, engine, given.alone)
+        await _many_of_the_engine(engine, given.active, given.turns)
+    finally:
+        await engine.close()
+    await _many(server, given.idle, given.active, given.turns)
+
+
+async def _one_at_a_time(server: Process, engine: Engine, num_turns: int) -> None:
+    """Turns of the engine alone and of the server in three ways, by turns: all meet the same noise."""
     seen: dict[str, list[tuple[float, float]]] = {"engine alone": [], "JSON": [], "SSE": [], "websocket": []}
     async with AsyncHopeClient(url_of(server)) as client, contextlib.AsyncExitStack() as sockets:
         session = (await engine.create_session("default", None, {}, False)).id
@@ -72,11 +82,26 @@ async def _one_at_a_time(server: Process, checkpoint: Path, folder: Path, num_tu
                     own_ms = _own_ms([event async for event in conversation.turn(MESSAGE, **OPTIONS)])
                 if number >= WARM_UP:
                     timed.append(((time.perf_counter() - begun) * 1000, own_ms))
-    await engine.close()
     print(f"\n{num_turns} turns one at a time, ms{'':9}{'p50':>8}{'p95':>8}{'added p50':>12}{'added p95':>12}")
     for way, timed in seen.items():
         walls, added = [wall for wall, _ in timed], [wall - own for wall, own in timed]
         print(f"{way:32}{_p(walls, 50):8.1f}{_p(walls, 95):8.1f}{_p(added, 50):12.2f}{_p(added, 95):12.2f}")
+
+
+async def _many_of_the_engine(engine: Engine, num_active: int, num_turns: int) -> None:
+    """As many turns at once as `_many` lets websockets ask for, without any server."""
+
+    async def talk() -> list[tuple[float, float]]:
+        session, timed = (await engine.create_session("default", None, {}, False)).id, []
+        for _ in range(num_turns):
+            begun = time.perf_counter()
+            own_ms = (await _turn_of(engine, session)).timing.total_ms
+            timed.append(((time.perf_counter() - begun) * 1000, own_ms))
+        return timed
+
+    begun = time.perf_counter()
+    talked = await asyncio.gather(*(talk() for _ in range(num_active)))
+    _print_many(f"The engine alone, {num_active} at once", talked, time.perf_counter() - begun)
 
 
 async def _many(server: Process, num_idle: int, num_active: int, num_turns: int) -> None:
@@ -92,13 +117,16 @@ async def _many(server: Process, num_idle: int, num_active: int, num_turns: int)
         begun = time.perf_counter()
         talked = await asyncio.gather(*(_talk(one, num_turns) for one in opened[num_idle:]))
         took_s = time.perf_counter() - begun
-        turns = [turn for talk in talked for turn in talk]
-        walls, added = [wall for wall, _ in turns], [wall - own for wall, own in turns]
-        print(f"{num_active} of them talk, {num_idle} listen: {len(turns) / took_s:.1f} turns/s")
-        for name, values in (("a turn", walls), ("added to it", added)):
-            print(f"{name:16} ms: p50 {_p(values, 50):8.1f}  p95 {_p(values, 95):8.1f}  p99 {_p(values, 99):8.1f}")
+        _print_many(f"{num_active} websockets talk, {num_idle} listen", talked, took_s)
         woken = await asyncio.gather(*(_talk(one, 1) for one in opened[:num_idle:50]))
         print(f"{len(woken)} of those that listened then talked as well")
+
+
+def _print_many(what: str, talked: Sequence[Sequence[tuple[float, float]]], took_s: float) -> None:
+    turns = [turn for talk in talked for turn in talk]
+    print(f"\n{what}: {len(turns) / took_s:.1f} turns/s")
+    for name, values in (("a turn", [wall for wall, _ in turns]), ("added to it", [wall - own for wall, own in turns])):
+        print(f"{name:16} ms: p50 {_p(values, 50):8.1f}  p95 {_p(values, 95):8.1f}  p99 {_p(values, 99):8.1f}")
 
 
 async def _open(client: AsyncHopeClient, sockets: contextlib.AsyncExitStack) -> AsyncConversation:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.core import TurnRequest
-from engine.live import LiveTurn, Signal, Spoken
+from engine.live import SHORTEST_LESSON, LiveTurn, Signal, Spoken
 from engine.tokenizer import ASSISTANT, END, USER
 from tests.tiny import tiny_tokenizer
 
@@ -203,25 +203,37 @@ def test_lessons_cover_the_message_and_never_overlap(splits: list[int], most: in
         at += count
         if not turn.reading:
             break
-        lesson = list(turn.lesson_tokens(most, final=False))
-        assert not lesson or len(lesson) >= most
-        assert len(lesson) > 0 or turn.read - turn.lesson_start < most
-        turn.lesson_start += len(lesson)
-        lessons.append(lesson)
-    lessons.append(list(turn.lesson_tokens(0, final=True)))
-    assert [token for lesson in lessons for token in lesson] == turn.prompt
+        ready = turn.read - turn.lesson_start
+        lesson = turn.next_lesson(most, turn.memory, final=False)
+        assert (lesson is not None) == (ready >= most)
+        lessons.extend([list(lesson.tokens)] if lesson else [])
+    rest = turn.read - turn.lesson_start
+    lesson = turn.next_lesson(most, turn.memory, final=True)
+    assert (lesson is not None) == (rest >= SHORTEST_LESSON)
+    lessons.extend([list(lesson.tokens)] if lesson else [])
+    assert [token for lesson in lessons for token in lesson] == turn.prompt[: turn.lesson_start]
+    assert len(turn.prompt) - turn.lesson_start < SHORTEST_LESSON
+    assert turn.next_lesson(most, turn.memory, final=True) is None
 
 
-def test_a_lesson_holds_nothing_that_is_not_read_yet() -> None:
+def test_a_lesson_holds_nothing_that_is_not_read_yet_and_counts_all_but_the_turn_s_frame() -> None:
     turn, _ = _begin()
     turn.consumed(_logits(5))
-    assert list(turn.lesson_tokens(6, final=False)) == []
-    assert list(turn.lesson_tokens(5, final=False)) == turn.prompt[:5]
-    assert list(turn.lesson_tokens(99, final=True)) == turn.prompt[:5]
+    assert turn.next_lesson(6, turn.memory, final=False) is None
+    first = turn.next_lesson(5, turn.memory, final=False)
+    assert first is not None
+    assert (list(first.tokens), list(first.counts)) == (turn.prompt[:5], [0.0, 1.0, 1.0, 1.0, 1.0])
+    turn.consumed(_logits(len(turn.pending)))
+    last = turn.next_lesson(99, turn.memory, final=True)
+    assert last is not None
+    assert list(last.tokens) == turn.prompt[5:]
+    assert list(last.counts) == [*[1.0] * (len(last.tokens) - 1), 0.0]
 
 
 def test_what_is_spoken_is_never_a_lesson() -> None:
     turn, _ = _begin()
     _read(turn)
     _speak(turn, TOKENIZER.encode("Rex"))
-    assert list(turn.lesson_tokens(0, final=True)) == turn.prompt
+    lesson = turn.next_lesson(0, turn.memory, final=True)
+    assert lesson is not None
+    assert list(lesson.tokens) == turn.prompt

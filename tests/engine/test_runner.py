@@ -31,27 +31,28 @@ def _tokens(count: int, seed: int) -> list[int]:
 
 def test_a_row_that_enters_and_leaves_has_the_memory_it_came_with() -> None:
     runner, memories = Runner(MODEL), {row: _after(3 + row, row) for row in (7, 2, 5)}
-    for row, memory in memories.items():
-        runner.enter(row, memory)
-    for row in (2, 7, 5):
-        assert same_bits(runner.memory(row), memories[row])
-        assert same_bits(runner.leave(row), memories[row])
-    runner.enter(2, memories[2])
-    assert same_bits(runner.leave(2), memories[2])
+    runner.enter(memories)
+    for rows in ([2], [5, 7]):
+        assert all(same_bits(runner.memory(row), memories[row]) for row in rows)
+        left = runner.leave(rows)
+        assert list(left) == rows
+        assert all(same_bits(left[row], memories[row]) for row in rows)
+    runner.enter({2: memories[2]})
+    assert same_bits(runner.leave([2])[2], memories[2])
 
 
 def test_what_happens_to_a_row_does_not_change_the_memory_that_was_handed_over() -> None:
     runner, mine = Runner(MODEL), _after(5, 0)
     before = {name: value.clone() for name, value in mine.items()}
-    runner.enter(1, mine)
-    runner.replace(1, {POSITION: torch.tensor([0])})
+    runner.enter({1: mine})
+    runner.replace({1: {POSITION: torch.tensor([0])}})
     runner.step({1: _tokens(3, 1)})
     assert same_bits(mine, before)
 
 
 def test_a_copy_of_a_row_does_not_change_with_it() -> None:
     runner = Runner(MODEL)
-    runner.enter(1, initial(MODEL))
+    runner.enter({1: initial(MODEL)})
     copy = runner.memory(1)
     kept = {name: value.clone() for name, value in copy.items()}
     runner.step({1: _tokens(8, 1)})
@@ -61,21 +62,20 @@ def test_a_copy_of_a_row_does_not_change_with_it() -> None:
 
 
 def test_replace_sets_these_tensors_of_this_row_and_nothing_else() -> None:
-    runner, memories = Runner(MODEL), {row: _after(9, row) for row in range(3)}
-    for row, memory in memories.items():
-        runner.enter(row, memory)
+    runner, memories = Runner(MODEL), {row: _after(9, row) for row in range(4)}
+    runner.enter(memories)
     name = f"{CMS_FAST}.0.w2"
-    written = torch.randn_like(memories[1][name])
-    runner.replace(1, {name: written})
+    written = {row: {name: torch.randn_like(memories[row][name])} for row in (1, 3)}
+    runner.replace(written)
     for row, memory in memories.items():
-        assert same_bits(runner.memory(row), {**memory, name: written} if row == 1 else memory)
+        assert same_bits(runner.memory(row), {**memory, **written.get(row, {})})
 
 
 def test_a_row_without_tokens_rests() -> None:
     runner = Runner(MODEL)
     resting = _after(6, 1)
-    runner.enter(1, resting)
-    runner.enter(2, initial(MODEL))
+    runner.enter({1: resting})
+    runner.enter({2: initial(MODEL)})
     logits = runner.step({2: _tokens(4, 2)})
     assert {row: tuple(value.shape) for row, value in logits.items()} == {2: (4, MODEL.config.vocab_size)}
     assert memory_distance(runner.memory(1), resting) <= TOLERANCE
@@ -86,7 +86,7 @@ def test_a_step_of_nothing_is_nothing() -> None:
     runner = Runner(MODEL)
     assert runner.step({}) == {}
     mine = _after(4, 1)
-    runner.enter(1, mine)
+    runner.enter({1: mine})
     assert runner.step({}) == {}
     assert runner.step({1: []}) == {}
     assert same_bits(runner.memory(1), mine)
@@ -94,17 +94,17 @@ def test_a_step_of_nothing_is_nothing() -> None:
 
 def test_a_row_may_read_the_token_that_pads() -> None:
     runner = Runner(MODEL)
-    runner.enter(1, initial(MODEL))
-    runner.enter(2, initial(MODEL))
+    runner.enter({1: initial(MODEL)})
+    runner.enter({2: initial(MODEL)})
     runner.step({1: [PAD], 2: [9, PAD, 9]})
     assert [int(runner.memory(row)[POSITION]) for row in (1, 2)] == [1, 3]
 
 
 def test_a_row_that_is_not_there_is_an_error() -> None:
     runner = Runner(MODEL)
-    runner.enter(1, initial(MODEL))
-    runner.leave(1)
-    for ask in (runner.leave, runner.memory):
+    runner.enter({1: initial(MODEL)})
+    runner.leave([1])
+    for ask in (lambda row: runner.leave([row]), runner.memory):
         with pytest.raises(ValueError, match="not in list"):
             ask(1)
 
@@ -122,9 +122,9 @@ def test_each_row_ends_as_if_it_had_read_alone(script: list[tuple[int, int, str]
     for step, (row, count, what) in enumerate(script):
         if what == "come" and row not in alone:
             alone[row] = _after(row * 3, row) if row else initial(MODEL)
-            runner.enter(row, alone[row])
+            runner.enter({row: alone[row]})
         elif what == "go" and row in alone:
-            assert memory_distance(runner.leave(row), alone.pop(row)) <= TOLERANCE
+            assert memory_distance(runner.leave([row])[row], alone.pop(row)) <= TOLERANCE
         elif what == "read" and alone:
             tokens = {r: _tokens(1 + (count + r) % 5, step) for r in alone if (count + r) % 3 or r == row}
             logits = runner.step(tokens)
@@ -148,15 +148,15 @@ def test_rows_under_a_generation_and_rows_without_one_run_together() -> None:
     alone = {}
     for row, memory in ((1, model.initial_memory(1)), (2, with_it)):
         runner = Runner(model)
-        runner.enter(row, memory)
+        runner.enter({row: memory})
         alone[row] = runner.step({row: tokens})[row]
     assert float((alone[1] - alone[2]).abs().max()) > 1e-4
     for order in ((1, 2), (2, 1)):
         runner = Runner(model)
         for row in order:
-            runner.enter(row, with_it if row == 2 else model.initial_memory(1))
+            runner.enter({row: with_it if row == 2 else model.initial_memory(1)})
         logits = runner.step({1: tokens, 2: tokens})
         for row in (1, 2):
             torch.testing.assert_close(logits[row], alone[row], atol=1e-5, rtol=1e-4)
-        left = runner.leave(2)
+        left = runner.leave([2])[2]
         assert all(torch.equal(left[name], value) for name, value in shared.items())

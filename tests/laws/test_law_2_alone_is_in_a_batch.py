@@ -87,19 +87,19 @@ def test_law_2_rows_that_come_and_go_do_not_disturb_one_that_stays(name: str) ->
     model = named_model(name)
     text = random_tokens(model, 1, 30)[0].tolist()
     alone, logits_alone = Runner(model), []
-    alone.enter(1, initial(model))
+    alone.enter({1: initial(model)})
     crowd, logits_crowd = Runner(model), []
-    crowd.enter(5, initial(model))
-    crowd.enter(1, initial(model))
+    crowd.enter({5: initial(model)})
+    crowd.enter({1: initial(model)})
     for step, start in enumerate(range(0, 30, 3)):
         mine = text[start : start + 3]
         logits_alone.append(alone.step({1: mine})[1])
         if step == 2:
-            crowd.enter(9, initial(model))
+            crowd.enter({9: initial(model)})
         if step == 4:
-            crowd.leave(5)
+            crowd.leave([5])
         if step == 6:
-            crowd.enter(2, initial(model))
+            crowd.enter({2: initial(model)})
         # One reads much, one speaks a token at a time, one pauses every other step.
         asked = {1: mine, 5: text[:7], 9: [text[step]]} | ({2: text[:2]} if step % 2 else {})
         present = {1, 5} if step < 2 else {1, 5, 9} if step < 4 else {1, 9} if step < 6 else {1, 9, 2}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from engine.config import CMS_FAST, CMS_MEDIUM, LevelConfig
 from engine.errors import InvalidRequest
 from engine.model.hope import Hope, Memory
-from engine.model.learning import SURPRISE_CEILING_NATS, Learned, Lesson, learn, level_named
-from tests.tiny import distance, initial, named_model, random_tokens, row_of, same_bits, tiny_model
+from engine.model.learning import SURPRISE_CEILING_NATS, Learned, Lesson, RowLesson, learn, learn_rows, level_named
+from engine.model.shared import initial_shared, with_shared
+from tests.tiny import distance, initial, memory_distance, named_model, random_tokens, row_of, same_bits, tiny_model
 
 LEVELS = (CMS_FAST, CMS_MEDIUM)
 
@@ -84,6 +87,28 @@ def test_law_2_a_row_learns_alone_as_in_a_padded_batch() -> None:
         for key, value in alone.items():
             assert distance(together[key][row : row + 1].float(), value.float()) <= 1e-4, key
     assert same_bits(row_of(together, 2), row_of(fresh, 2))
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_law_2_rows_of_any_lengths_learn_together_as_each_alone(rows: list[tuple[int, bool]]) -> None:
+    """Some of them hold a level that sessions share, and what they hold of it stays as it is."""
+    model = named_model("initial")
+    shared = {name: value + 0.01 for name, value in initial_shared(model).items() if value.is_floating_point()}
+    lessons = []
+    for number, (length, under_generation) in enumerate(rows):
+        tokens = random_tokens(model, 1, length, number)
+        memory = with_shared(initial(model), shared) if under_generation else initial(model)
+        with torch.no_grad():
+            _, after = model(tokens, memory)
+        lessons.append(RowLesson(memory, after, tokens[0].tolist(), [0.0, *[1.0] * (length - 1)]))
+    for lesson, (memory, moved) in zip(lessons, learn_rows(model, CMS_FAST, lessons), strict=True):
+        [(alone, moved_alone)] = learn_rows(model, CMS_FAST, [lesson])
+        assert moved == pytest.approx(moved_alone, rel=1e-3, abs=1e-6)
+        assert memory.keys() == alone.keys() == lesson.after.keys()
+        assert memory_distance(memory, alone) <= 1e-4
+        still = [name for name in memory if not name.startswith(f"{CMS_FAST}.")]
+        assert same_bits({name: memory[name] for name in still}, {name: lesson.after[name] for name in still})
 
 
 def test_a_lesson_in_which_nothing_counts_moves_nothing() -> None:
