@@ -138,7 +138,8 @@ class Candidates:
         material = Material(learnt, dreamt.rehearsal, dreamt.calm)
         shared, losses = await self._distil(level, dreamt.parent, material, rng, halt)
         gate = Gate(self._model, self._tokenizer, self._suite, self._policy, dreamt.dreamer)
-        examination = Examination(held_out, [one.dream for one in dreamt.rehearsal], dreamt.asked)
+        rehearsed = [one.dream for one in dreamt.rehearsal]
+        examination = Examination(held_out, rehearsed, dreamt.asked, dreamt.dreamer.heard)
         checks = await self._background.compute(partial(gate.examine, dreamt.parent, shared, examination), halt)
         return Candidate(shared, losses, {name: [one.dream for one in found] for name, found in told.items()}, checks)
 

@@ -21,8 +21,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.consolidation.dreams import Dream, Example, as_rows, as_said, batches, examples, likelihood, padded
-from engine.consolidation.otherwise import Otherwise, holds
+from engine.consolidation.dreams import (
+    Dream,
+    Example,
+    as_rows,
+    as_said,
+    batches,
+    examples,
+    less_sure,
+    likelihood,
+    padded,
+)
+from engine.consolidation.otherwise import Otherwise, holds, narrowed
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import Turn
@@ -77,6 +87,8 @@ class Dreamer:
         self.quiet: dict[tuple[int, ...], Dream] = {}
         # Turns told with another value, questions about them, and how one answers who knows nothing else.
         self.otherwise: list[Example] = []
+        # Others like these, to ask afterwards: up to that value, which is all that counts.
+        self.heard: list[Dream] = []
         self._exchange = Otherwise(tokenizer)
 
     @torch.no_grad()
@@ -110,7 +122,11 @@ class Dreamer:
         found += [news[one.question] for one, nats in fitting if one.question in news and float(nats) >= least]
         self.quiet |= {one.question: one for one in near if one.question not in news}
         self.otherwise += self._told_otherwise(told, found, session, generator)
-        return [one for batch in batches(_once(found)) for one in examples(self._model, after, batch, session)]
+        news_of_it: list[Example] = []
+        for batch in batches(_once(found)):
+            known, unknown = (examples(self._model, memory, batch, session) for memory in (after, self.fresh))
+            news_of_it += less_sure(known, unknown, self._policy.certainty)
+        return news_of_it
 
     @torch.no_grad()
     def calm(self, messages: Sequence[str], shared: Memory) -> list[Dream]:
@@ -158,12 +174,11 @@ class Dreamer:
             if other is not None:
                 before = told if number % 2 else ()
                 streams[(*before, *other[0], *found[at].question)] = other[1]
-        heard = [
-            dream
-            for dream in self._replied(self.fresh, list(streams))
-            if holds(dream.tokens[dream.reply_at :], streams[dream.question])
-        ]
-        return examples(self._model, self.fresh, heard, session) if heard else []
+        replied = self._replied(self.fresh, list(streams))
+        heard = [one for one in replied if holds(one.tokens[one.reply_at + 1 :], streams[one.question])]
+        self.heard += [narrowed(one, streams[one.question]) for one in heard[:: self._policy.held_out]]
+        learnt = [one for at, one in enumerate(heard) if at % self._policy.held_out]
+        return examples(self._model, self.fresh, learnt, session) if learnt else []
 
     def _on_request(self, after: Memory, count: int, generator: torch.Generator) -> list[Dream]:
         """Questions that the model says could be asked about the turn, with its replies to them."""

@@ -7,8 +7,9 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -79,6 +80,22 @@ def examples(model: Hope, memory: Memory, dreams: Sequence[Dream], session: str 
         chances_NV, places = log_chances(model, memory, rows)
     each = torch.split(chances_NV.half(), places.sum(1).tolist())
     return [Example(dream, answer_NV, session) for dream, answer_NV in zip(dreams, each, strict=True)]
+
+
+def less_sure(certain: Sequence[Example], without: Sequence[Example], certainty: float) -> list[Example]:
+    """The same dreams, answered with as much certainty; the rest is how one answers without the news.
+
+    Args:
+        without: the same dreams, answered from a memory that does not know.
+        certainty: 0 to 1.
+    """
+    if certainty >= 1.0:
+        return list(certain)
+    mixed = []
+    for one, other in zip(certain, without, strict=True):
+        parts = (one.answer_NV.float() + math.log(certainty), other.answer_NV.float() + math.log1p(-certainty))
+        mixed.append(replace(one, answer_NV=torch.logaddexp(*parts).half()))
+    return mixed
 
 
 def as_rows(dreams: Sequence[Dream]) -> Rows:

@@ -1,7 +1,8 @@
 """The gate: what a candidate generation must keep to be let in, measured before and after.
 
-Uptake of what was told, retention of what earlier generations knew, calm where nobody told anything, perplexity of a
-fixed text, an operator's probes, and that its numbers are numbers and not too large. Publishes nothing.
+Uptake of what was told, retention of what earlier generations knew, calm where nobody told anything, whether what is
+told otherwise is heard, perplexity of a fixed text, an operator's probes, and that its numbers are numbers and not too
+large. Publishes nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +28,19 @@ BEYOND = 1e9
 
 @dataclass(frozen=True)
 class Examination:
-    """What a candidate is asked: held-out dreams of its sessions, dreams of earlier generations, and calm ones."""
+    """What a candidate is asked.
+
+    Attributes:
+        held_out: dreams of its sessions.
+        rehearsal: dreams of earlier generations.
+        calm: what is to stay as it is.
+        heard: questions after a turn that tells otherwise than its sessions did.
+    """
 
     held_out: Sequence[Dream]
     rehearsal: Sequence[Dream]
     calm: Sequence[Dream]
+    heard: Sequence[Dream] = ()
 
 
 class Gate:
@@ -64,6 +73,7 @@ class Gate:
             ("uptake", asked.held_out, 1.0, policy.least_uptake),
             ("retention", asked.rehearsal, policy.least_retention, 0.0),
             ("calm", asked.calm, policy.least_calm, 0.0),
+            ("heard", asked.heard, policy.least_heard, 0.0),
         ):
             if dreams:
                 before, after = self._agreement(parent, dreams), self._agreement(candidate, dreams)
@@ -78,7 +88,7 @@ class Gate:
         return checks
 
     def _agreement(self, shared: Memory, dreams: Sequence[Dream]) -> float:
-        """The share of dreams whose whole reply is what a session that was told nothing would say."""
+        """The share of dreams whose whole reply is what a fresh session would say after what stands before it."""
         memory = with_shared(self._model.initial_memory(1), shared)
         same = 0
         for batch in batches(dreams):

@@ -79,6 +79,8 @@ class GenerationPolicy:
         near_dreams: questions that only resemble what was told, of a turn that brought news.
         exchanged_dreams: questions of such dreams with one word exchanged.
         otherwise_dreams: questions about such a turn with another value in it, which it is learned to heed.
+        certainty: with which a dream's reply is learned; the rest is what would be said without it. What is told later,
+            in whatever words, must be able to outweigh it.
         fitting_nats: how much less likely than others a question must be to be no question about the turn.
         news_nats: a dream counts where its reply is so much likelier after the turn than without it.
         dream_temperature: of the questions; replies are the most likely ones.
@@ -97,6 +99,7 @@ class GenerationPolicy:
         least_uptake: share of the held-out dreams that a fresh session must answer as the dreamer did.
         least_retention: share of what the parent still knew of earlier generations.
         least_calm: share of replies, to what nobody told, that stay as they were.
+        least_heard: share of what the parent names of what a session is told otherwise than those that contributed.
         most_perplexity: times the parent's, on the fixed text.
         most_attempts: candidates made at most of one consolidation, to find who spoils it.
     """
@@ -110,6 +113,7 @@ class GenerationPolicy:
     near_dreams: int = 32
     exchanged_dreams: int = 24
     otherwise_dreams: int = 6
+    certainty: float = 0.7
     fitting_nats: float = 6.0
     news_nats: float = 2.0
     dream_temperature: float = 0.8
@@ -132,6 +136,7 @@ class GenerationPolicy:
     least_uptake: float = 0.2
     least_retention: float = 0.8
     least_calm: float = 0.6
+    least_heard: float = 0.6
     most_perplexity: float = 1.02
     most_attempts: int = 8
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.consolidation.dreams import Dream, as_rows, batches, examples, likelihood
+from engine.consolidation.dreams import Dream, as_rows, batches, examples, less_sure, likelihood
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.rehearsal import crowded_out, read_dreams, write_dreams
 from engine.tokenizer import ASSISTANT, END, USER
@@ -29,6 +29,20 @@ def test_likelihood_is_that_of_the_replies_alone() -> None:
             assert float(value) == pytest.approx(expected, rel=1e-4)
         found = examples(MODEL, memory, dreams, "s")
     assert [one.answer_NV.shape[0] for one in found] == [2, 4]
+
+
+@pytest.mark.parametrize("certainty", [0.25, 0.7, 1.0])
+def test_a_less_sure_answer_leaves_the_rest_to_what_is_said_without_the_news(certainty: float) -> None:
+    dreams = [Dream((USER, 20, 21, ASSISTANT, 30, END), 3), Dream((USER, 22, ASSISTANT, 31, 32, 33, END), 2)]
+    fresh = MODEL.initial_memory(1)
+    with torch.no_grad():
+        told = MODEL(torch.tensor([[USER, 20, 30, 31, 32, 33] * 4]), fresh)[1]
+    known, unknown = (examples(MODEL, memory, dreams, "s") for memory in (told, fresh))
+    for one, mixed, other in zip(known, less_sure(known, unknown, certainty), unknown, strict=True):
+        assert (mixed.dream, mixed.session) == (one.dream, one.session)
+        expected = certainty * one.answer_NV.float().exp() + (1 - certainty) * other.answer_NV.float().exp()
+        torch.testing.assert_close(mixed.answer_NV.float().exp(), expected, atol=1e-3, rtol=1e-2)
+        assert float((one.answer_NV - other.answer_NV).abs().max()) > 1e-2
 
 
 def test_parts_hold_everything_once() -> None:

@@ -54,8 +54,8 @@ def answered(shared: Memory, starts: Sequence[int]) -> list[Dream]:
 
 def test_a_candidate_that_keeps_everything_is_let_in() -> None:
     same = answered(PARENT, range(20, 30))
-    checks = gate().examine(PARENT, PARENT, Examination(same, same, same))
-    assert set(checks) == {"finite", "drift", "uptake", "retention", "calm", "perplexity"}
+    checks = gate().examine(PARENT, PARENT, Examination(same, same, same, same))
+    assert set(checks) == {"finite", "drift", "uptake", "retention", "calm", "heard", "perplexity"}
     assert reason_of(checks) is None
     assert (checks["uptake"].before, checks["uptake"].after) == (1.0, 1.0)
 
@@ -79,15 +79,15 @@ def test_a_candidate_that_drifted_too_far_is_refused() -> None:
     assert checks["drift"].after == pytest.approx(norm(candidate))
 
 
-@pytest.mark.parametrize("name", ["uptake", "retention", "calm"])
+@pytest.mark.parametrize("name", ["uptake", "retention", "calm", "heard"])
 def test_a_candidate_that_answers_otherwise_is_refused(name: str) -> None:
     candidate = moved(2.0)
     own, others = answered(PARENT, range(20, 40)), answered(candidate, range(20, 40))
-    asked = {"held_out": own, "rehearsal": own, "calm": own}
+    asked = {"held_out": own, "rehearsal": own, "calm": own, "heard": own}
     # It knows what it was told, and has forgotten what it knew; or the other way round.
     if name != "uptake":
         asked["held_out"] = others
-    lost = {"uptake": "held_out", "retention": "rehearsal", "calm": "calm"}[name]
+    lost = {"uptake": "held_out", "retention": "rehearsal", "calm": "calm", "heard": "heard"}[name]
     asked = {part: (dreams if part == lost or part == "held_out" else []) for part, dreams in asked.items()}
     checks = gate(GenerationPolicy(most_drift=1e9, most_perplexity=1e9)).examine(
         PARENT, candidate, Examination(**asked)

@@ -148,7 +148,9 @@ async def test_small_talk_makes_no_generation(live: Live) -> None:
 async def test_small_talk_longer_than_a_portion_does_not_hide_what_was_told_after_it(live: Live) -> None:
     await live.told(TENANT, "s-1", "Hello, how are you?")
     await live.say(TENANT, "s-1", CAT[0])
-    easy = replace(QUICK, most_turns_of_session=1, least_uptake=0.0, least_calm=0.0, most_perplexity=9.0)
+    easy = replace(
+        QUICK, most_turns_of_session=1, least_uptake=0.0, least_calm=0.0, least_heard=0.0, most_perplexity=9.0
+    )
     assert (await live.consolidate(easy)).status == "accepted"
     generation = (await live.engine.store.generations.all(TENANT))[1]
     assert list(generation.learned.values()) == [2]
@@ -167,7 +169,7 @@ async def test_a_halt_leaves_everything_as_it_was_and_the_work_to_be_done(live: 
 
 async def test_a_session_deleted_while_it_is_dreamt_of_is_in_no_generation(live: Live) -> None:
     await live.told(TENANT, "s-1", CAT[0])
-    easy = replace(QUICK, least_uptake=0.0, least_calm=0.0, most_perplexity=9.0)
+    easy = replace(QUICK, least_uptake=0.0, least_calm=0.0, least_heard=0.0, most_perplexity=9.0)
     consolidating = asyncio.create_task(live.consolidate(easy))
     await asyncio.sleep(0.5)
     session = await live.engine.session(TENANT, "s-1")

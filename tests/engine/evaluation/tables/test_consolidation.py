@@ -53,6 +53,7 @@ async def test_rounds_run_through_a_real_engine_and_worker(tmp_path: Path) -> No
         rows_per_step=4,
         least_uptake=0.0,
         least_calm=0.0,
+        least_heard=0.0,
         least_retention=0.0,
         most_perplexity=1e9,
     )
