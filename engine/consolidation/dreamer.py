@@ -32,7 +32,7 @@ from engine.consolidation.dreams import (
     likelihood,
     padded,
 )
-from engine.consolidation.otherwise import Otherwise, holds, narrowed
+from engine.consolidation.otherwise import Otherwise, holds, value_of
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import Turn
@@ -122,11 +122,7 @@ class Dreamer:
         found += [news[one.question] for one, nats in fitting if one.question in news and float(nats) >= least]
         self.quiet |= {one.question: one for one in near if one.question not in news}
         self.otherwise += self._told_otherwise(told, found, session, generator)
-        news_of_it: list[Example] = []
-        for batch in batches(_once(found)):
-            known, unknown = (examples(self._model, memory, batch, session) for memory in (after, self.fresh))
-            news_of_it += less_sure(known, unknown, self._policy.certainty)
-        return news_of_it
+        return self._answered(told, _once(found), after, session)
 
     @torch.no_grad()
     def calm(self, messages: Sequence[str], shared: Memory) -> list[Dream]:
@@ -152,6 +148,15 @@ class Dreamer:
         # Of small talk all of it, what the user says too: that is what a language sounds like.
         return Kept([Dream(one.tokens, 0) for one in calm] + idle[::2], quiet, calm + idle[1::2])
 
+    def _answered(self, told: Sequence[int], found: list[Dream], after: Memory, session: str) -> list[Example]:
+        """How the turn lets one answer these dreams, as sure as one may be of what it told."""
+        known, unknown = (
+            [one for batch in batches(found) for one in examples(self._model, memory, batch, session)]
+            for memory in (after, self.fresh)
+        )
+        values = [value_of(told, dream) for dream in found]
+        return list(map(less_sure, known, unknown, values, [self._policy.certainty] * len(found)))
+
     def _exchanged(
         self, told: Sequence[int], found: Sequence[Dream], generator: torch.Generator
     ) -> list[tuple[int, ...]]:
@@ -176,7 +181,7 @@ class Dreamer:
                 streams[(*before, *other[0], *found[at].question)] = other[1]
         replied = self._replied(self.fresh, list(streams))
         heard = [one for one in replied if holds(one.tokens[one.reply_at + 1 :], streams[one.question])]
-        self.heard += [narrowed(one, streams[one.question]) for one in heard[:: self._policy.held_out]]
+        self.heard += [one.narrowed(streams[one.question]) for one in heard[:: self._policy.held_out]]
         learnt = [one for at, one in enumerate(heard) if at % self._policy.held_out]
         return examples(self._model, self.fresh, learnt, session) if learnt else []
 

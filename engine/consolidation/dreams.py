@@ -43,6 +43,13 @@ class Dream:
         """The tokens up to the reply."""
         return self.tokens[: self.reply_at]
 
+    def narrowed(self, value: Sequence[int]) -> Dream:
+        """The dream up to the end of this value, which its reply says, as one whose reply is the value alone."""
+        size = len(value)
+        starts = range(self.reply_at + 1, len(self.tokens) - size + 1)
+        at = next(at for at in starts if self.tokens[at : at + size] == tuple(value))
+        return Dream(self.tokens[: at + size], at - 1)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -82,20 +89,24 @@ def examples(model: Hope, memory: Memory, dreams: Sequence[Dream], session: str 
     return [Example(dream, answer_NV, session) for dream, answer_NV in zip(dreams, each, strict=True)]
 
 
-def less_sure(certain: Sequence[Example], without: Sequence[Example], certainty: float) -> list[Example]:
-    """The same dreams, answered with as much certainty; the rest is how one answers without the news.
+def less_sure(certain: Example, without: Example, value: Sequence[int] | None, certainty: float) -> Example:
+    """The same dream, in which a value is named with as much certainty; the rest is what is said without the news.
+
+    Only there: whoever knows something says so, but what it is may be outweighed.
 
     Args:
-        without: the same dreams, answered from a memory that does not know.
-        certainty: 0 to 1.
+        without: the same dream, answered from a memory that does not know.
+        value: what the reply tells; None where it tells nothing.
+        certainty: above 0, at most 1.
     """
-    if certainty >= 1.0:
-        return list(certain)
-    mixed = []
-    for one, other in zip(certain, without, strict=True):
-        parts = (one.answer_NV.float() + math.log(certainty), other.answer_NV.float() + math.log1p(-certainty))
-        mixed.append(replace(one, answer_NV=torch.logaddexp(*parts).half()))
-    return mixed
+    if value is None or certainty >= 1.0:
+        return certain
+    begins = certain.dream.narrowed(value).reply_at - certain.dream.reply_at
+    there = slice(begins, begins + len(value))
+    parts = (certain.answer_NV[there] + math.log(certainty), without.answer_NV[there] + math.log1p(-certainty))
+    answer_NV = certain.answer_NV.clone()
+    answer_NV[there] = torch.logaddexp(parts[0].float(), parts[1].float()).half()
+    return replace(certain, answer_NV=answer_NV)
 
 
 def as_rows(dreams: Sequence[Dream]) -> Rows:

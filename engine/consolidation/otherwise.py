@@ -94,14 +94,6 @@ def holds(tokens: Sequence[int], part: Sequence[int]) -> bool:
     return any(tuple(tokens[at : at + len(part)]) == tuple(part) for at in range(len(tokens) - len(part) + 1))
 
 
-def narrowed(dream: Dream, value: Sequence[int]) -> Dream:
-    """The dream up to the end of this value, which its reply says, as one whose reply is the value alone."""
-    tokens, size = dream.tokens, len(value)
-    starts = range(dream.reply_at + 1, len(tokens) - size + 1)
-    at = next(at for at in starts if tokens[at : at + size] == tuple(value))
-    return Dream(tokens[: at + size], at - 1)
-
-
 def _kind(text: str) -> str | None:
     """What a token can be exchanged for; None for what stays: marks, and pieces of characters."""
     if text.strip().isdigit():

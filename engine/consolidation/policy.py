@@ -79,8 +79,8 @@ class GenerationPolicy:
         near_dreams: questions that only resemble what was told, of a turn that brought news.
         exchanged_dreams: questions of such dreams with one word exchanged.
         otherwise_dreams: questions about such a turn with another value in it, which it is learned to heed.
-        certainty: with which a dream's reply is learned; the rest is what would be said without it. What is told later,
-            in whatever words, must be able to outweigh it.
+        certainty: with which a value is named that was told; the rest is what would be said there without it. What is
+            told later, in whatever words, must be able to outweigh it.
         fitting_nats: how much less likely than others a question must be to be no question about the turn.
         news_nats: a dream counts where its reply is so much likelier after the turn than without it.
         dream_temperature: of the questions; replies are the most likely ones.

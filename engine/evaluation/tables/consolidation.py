@@ -88,8 +88,11 @@ def measure(given: argparse.Namespace, results: Results) -> list[Run]:
                 begun = time.monotonic()
                 course = asyncio.run(play(model, tokenizer, plan, policy, seed, bar.update))
                 notes = {"seconds": round(time.monotonic() - begun, 1), "perplexity": course.perplexity}
-                rejected = sum(one.status == "rejected" for one in course.consolidations)
-                run = results.add(Run(NAME, method, seed, settings, _values(course), notes | {"rejected": rejected}))
+                refused = [one for one in course.consolidations if one.status == "rejected"]
+                for one in refused:
+                    bar.write(f"{method}, seed {seed}: {one.reason}")
+                notes["rejected"] = len(refused)
+                run = results.add(Run(NAME, method, seed, settings, _values(course), notes))
             else:
                 bar.update(plan.num_rounds)
             runs.append(run)

@@ -32,17 +32,23 @@ def test_likelihood_is_that_of_the_replies_alone() -> None:
 
 
 @pytest.mark.parametrize("certainty", [0.25, 0.7, 1.0])
-def test_a_less_sure_answer_leaves_the_rest_to_what_is_said_without_the_news(certainty: float) -> None:
-    dreams = [Dream((USER, 20, 21, ASSISTANT, 30, END), 3), Dream((USER, 22, ASSISTANT, 31, 32, 33, END), 2)]
-    fresh = MODEL.initial_memory(1)
+def test_a_value_is_named_less_surely_and_the_rest_of_the_reply_as_before(certainty: float) -> None:
+    dream, fresh = Dream((USER, 20, ASSISTANT, 31, 32, 33, 34, END), 2), MODEL.initial_memory(1)
     with torch.no_grad():
         told = MODEL(torch.tensor([[USER, 20, 30, 31, 32, 33] * 4]), fresh)[1]
-    known, unknown = (examples(MODEL, memory, dreams, "s") for memory in (told, fresh))
-    for one, mixed, other in zip(known, less_sure(known, unknown, certainty), unknown, strict=True):
-        assert (mixed.dream, mixed.session) == (one.dream, one.session)
-        expected = certainty * one.answer_NV.float().exp() + (1 - certainty) * other.answer_NV.float().exp()
-        torch.testing.assert_close(mixed.answer_NV.float().exp(), expected, atol=1e-3, rtol=1e-2)
-        assert float((one.answer_NV - other.answer_NV).abs().max()) > 1e-2
+    [known], [unknown] = (examples(MODEL, memory, [dream], "s") for memory in (told, fresh))
+    assert float((known.answer_NV - unknown.answer_NV).abs().amax(1).min()) > 1e-2
+    mixed = less_sure(known, unknown, (32, 33), certainty)
+    assert (mixed.dream, mixed.session) == (dream, "s")
+    expected = known.answer_NV.float().exp()
+    expected[1:3] = certainty * expected[1:3] + (1 - certainty) * unknown.answer_NV[1:3].float().exp()
+    torch.testing.assert_close(mixed.answer_NV.float().exp(), expected, atol=1e-3, rtol=1e-2)
+    assert less_sure(known, unknown, None, certainty) is known
+
+
+def test_a_narrowed_dream_asks_for_the_value_alone() -> None:
+    dream = Dream((USER, 20, 32, ASSISTANT, 31, 32, 33, 34, END), 3)
+    assert dream.narrowed((32, 33)) == Dream((USER, 20, 32, ASSISTANT, 31, 32, 33), 4)
 
 
 def test_parts_hold_everything_once() -> None:

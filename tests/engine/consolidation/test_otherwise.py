@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.consolidation.dreams import Dream
-from engine.consolidation.otherwise import Otherwise, holds, narrowed, value_of
+from engine.consolidation.otherwise import Otherwise, holds, value_of
 from engine.tokenizer import ASSISTANT, END, USER
 from tests.tiny import tiny_tokenizer
 
@@ -58,12 +58,3 @@ def test_a_part_is_found_wherever_it_stands() -> None:
     assert holds([1, 2, 3], [2, 3])
     assert holds([1, 2, 3], [])
     assert not holds([1, 2, 3], [3, 2])
-
-
-def test_a_narrowed_dream_asks_for_the_value_alone() -> None:
-    dream = dreamt("What is my dog called?", "Your dog is called Rex now")
-    value = dream.tokens[dream.reply_at + 3 : dream.reply_at + 5]
-    narrow = narrowed(dream, value)
-    assert narrow.tokens[narrow.reply_at + 1 :] == value
-    assert dream.tokens[: len(narrow.tokens)] == narrow.tokens
-    assert narrow.reply_at > dream.reply_at
