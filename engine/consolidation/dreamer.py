@@ -16,7 +16,6 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from torch import Tensor
 from engine.consolidation.dreams import (
     Dream,
     Example,
+    Kept,
     as_rows,
     as_said,
     batches,
@@ -41,20 +41,6 @@ from engine.model.shared import with_shared
 from engine.tokenizer import ASSISTANT, END, NUM_SPECIAL, USER, Tokenizer
 
 ASKING, ANSWERING, DONE = range(3)
-
-
-class Kept(NamedTuple):
-    """What must stay as it is.
-
-    Attributes:
-        calm: small talk, and questions that come to the mind of one who was told nothing; most have no answer.
-        quiet: questions that resemble what was told, and have no answer either.
-        asked: others like the calm ones, to ask afterwards.
-    """
-
-    calm: list[Dream]
-    quiet: list[Dream]
-    asked: list[Dream]
 
 
 class Dreamer:
@@ -87,7 +73,7 @@ class Dreamer:
         self.quiet: dict[tuple[int, ...], Dream] = {}
         # Turns told with another value, questions about them, and how one answers who knows nothing else.
         self.otherwise: list[Example] = []
-        # Others like these, to ask afterwards: up to that value, which is all that counts.
+        # These and others like them, to ask afterwards; as replies those values, which must be named.
         self.heard: list[Dream] = []
         self._exchange = Otherwise(tokenizer)
 
@@ -127,8 +113,12 @@ class Dreamer:
     @torch.no_grad()
     def calm(self, messages: Sequence[str], shared: Memory) -> list[Dream]:
         """What a session that was told nothing replies to these under a generation."""
-        questions = [tuple(self._tokenizer.read_turn(message, reply=True)[:-1]) for message in messages]
-        return self._replied(with_shared(self._model.initial_memory(1), shared), questions)
+        return self.replies([self._tokenizer.read_turn(message, reply=True)[:-1] for message in messages], shared)
+
+    @torch.no_grad()
+    def replies(self, streams: Sequence[Sequence[int]], shared: Memory) -> list[Dream]:
+        """The same for what was said before, the question last, in tokens; without replies that come to no end."""
+        return self._replied(with_shared(self._model.initial_memory(1), shared), streams)
 
     @torch.no_grad()
     def to_keep(
@@ -181,7 +171,7 @@ class Dreamer:
                 streams[(*before, *other[0], *found[at].question)] = other[1]
         replied = self._replied(self.fresh, list(streams))
         heard = [one for one in replied if holds(one.tokens[one.reply_at + 1 :], streams[one.question])]
-        self.heard += [one.narrowed(streams[one.question]) for one in heard[:: self._policy.held_out]]
+        self.heard += [one.replying(streams[one.question]) for one in heard]
         learnt = [one for at, one in enumerate(heard) if at % self._policy.held_out]
         return examples(self._model, self.fresh, learnt, session) if learnt else []
 

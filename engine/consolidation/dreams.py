@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,11 +44,15 @@ class Dream:
         return self.tokens[: self.reply_at]
 
     def narrowed(self, value: Sequence[int]) -> Dream:
-        """The dream up to the end of this value, which its reply says, as one whose reply is the value alone."""
+        """The dream up to the end of this value, which its reply says, as one whose reply begins there."""
         size = len(value)
         starts = range(self.reply_at + 1, len(self.tokens) - size + 1)
         at = next(at for at in starts if self.tokens[at : at + size] == tuple(value))
         return Dream(self.tokens[: at + size], at - 1)
+
+    def replying(self, value: Sequence[int]) -> Dream:
+        """The same question with this reply, and without an end."""
+        return Dream((*self.tokens[: self.reply_at + 1], *value), self.reply_at)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,20 @@ class Example:
     dream: Dream
     answer_NV: Tensor
     session: str = ""
+
+
+class Kept(NamedTuple):
+    """What must stay as it is.
+
+    Attributes:
+        calm: small talk, and questions that come to the mind of one who was told nothing; most have no answer.
+        quiet: questions that resemble what was told, and have no answer either.
+        asked: others like the calm ones, to ask afterwards.
+    """
+
+    calm: list[Dream]
+    quiet: list[Dream]
+    asked: list[Dream]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from engine.consolidation.dreamer import Dreamer
 from engine.consolidation.dreams import Dream, as_rows, batches, log_chances, next_tokens
+from engine.consolidation.otherwise import holds
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import GateCheck
@@ -34,7 +35,7 @@ class Examination:
         held_out: dreams of its sessions.
         rehearsal: dreams of earlier generations.
         calm: what is to stay as it is.
-        heard: questions after a turn that tells otherwise than its sessions did.
+        heard: questions after a turn that tells otherwise than its sessions did, with what must be named.
     """
 
     held_out: Sequence[Dream]
@@ -76,7 +77,8 @@ class Gate:
             ("heard", asked.heard, policy.least_heard, 0.0),
         ):
             if dreams:
-                before, after = self._agreement(parent, dreams), self._agreement(candidate, dreams)
+                measure = self._named if name == "heard" else self._agreement
+                before, after = measure(parent, dreams), measure(candidate, dreams)
                 limit = max(before * share, floor)
                 checks[name] = GateCheck(before, after, limit, after >= limit)
         before, after = self._perplexity(parent), self._perplexity(candidate)
@@ -88,7 +90,7 @@ class Gate:
         return checks
 
     def _agreement(self, shared: Memory, dreams: Sequence[Dream]) -> float:
-        """The share of dreams whose whole reply is what a fresh session would say after what stands before it."""
+        """The share of dreams whose whole reply is what a session that was told nothing would say."""
         memory = with_shared(self._model.initial_memory(1), shared)
         same = 0
         for batch in batches(dreams):
@@ -98,6 +100,12 @@ class Gate:
             right_BT[places] = chances_NV.argmax(-1) == next_tokens(rows)[places]
             same += int(right_BT.all(1).sum())
         return same / len(dreams)
+
+    def _named(self, shared: Memory, asked: Sequence[Dream]) -> float:
+        """The share of these whose reply is said in a session's, in whatever words."""
+        said = {one.question: one.tokens for one in self._dreamer.replies([one.question for one in asked], shared)}
+        named = [holds(said.get(one.question, ())[one.reply_at :], one.tokens[one.reply_at + 1 :]) for one in asked]
+        return sum(named) / len(named)
 
     def _perplexity(self, shared: Memory) -> float:
         """Of the fixed text, turn by turn, each read by a session that was told nothing."""

@@ -96,10 +96,11 @@ class GenerationPolicy:
         most_drift: bound on the norm of what a generation knows.
         most_rehearsal: dreams kept of one generation, and of all of them together times four.
         keep_generations: the oldest others are removed.
-        least_uptake: share of the held-out dreams that a fresh session must answer as the dreamer did.
+        least_uptake: share of the held-out dreams that a fresh session must answer as the dreamer did, word for word.
         least_retention: share of what the parent still knew of earlier generations.
         least_calm: share of replies, to what nobody told, that stay as they were.
-        least_heard: share of what the parent names of what a session is told otherwise than those that contributed.
+        least_heard: share of what the parent names of what a session is told otherwise than those that contributed; by
+            default it is shown and refuses nothing, for of a few facts too little is asked to judge by.
         most_perplexity: times the parent's, on the fixed text.
         most_attempts: candidates made at most of one consolidation, to find who spoils it.
     """
@@ -133,10 +134,10 @@ class GenerationPolicy:
     most_drift: float = 32.0
     most_rehearsal: int = 128
     keep_generations: int = 16
-    least_uptake: float = 0.2
+    least_uptake: float = 0.05
     least_retention: float = 0.8
     least_calm: float = 0.6
-    least_heard: float = 0.6
+    least_heard: float = 0.0
     most_perplexity: float = 1.02
     most_attempts: int = 8
 

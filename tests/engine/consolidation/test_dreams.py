@@ -46,9 +46,10 @@ def test_a_value_is_named_less_surely_and_the_rest_of_the_reply_as_before(certai
     assert less_sure(known, unknown, None, certainty) is known
 
 
-def test_a_narrowed_dream_asks_for_the_value_alone() -> None:
+def test_a_narrowed_dream_asks_for_the_value_alone_and_another_reply_has_no_end() -> None:
     dream = Dream((USER, 20, 32, ASSISTANT, 31, 32, 33, 34, END), 3)
     assert dream.narrowed((32, 33)) == Dream((USER, 20, 32, ASSISTANT, 31, 32, 33), 4)
+    assert dream.replying((40, 41)) == Dream((USER, 20, 32, ASSISTANT, 40, 41), 3)
 
 
 def test_parts_hold_everything_once() -> None:

@@ -16,7 +16,7 @@ from engine.consolidation.suite import Probe, Suite, load_suite
 from engine.core import GateCheck
 from engine.model.hope import Memory
 from engine.model.shared import initial_shared, with_shared
-from engine.tokenizer import END
+from engine.tokenizer import ASSISTANT, END, USER
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -79,15 +79,15 @@ def test_a_candidate_that_drifted_too_far_is_refused() -> None:
     assert checks["drift"].after == pytest.approx(norm(candidate))
 
 
-@pytest.mark.parametrize("name", ["uptake", "retention", "calm", "heard"])
+@pytest.mark.parametrize("name", ["uptake", "retention", "calm"])
 def test_a_candidate_that_answers_otherwise_is_refused(name: str) -> None:
     candidate = moved(2.0)
     own, others = answered(PARENT, range(20, 40)), answered(candidate, range(20, 40))
-    asked = {"held_out": own, "rehearsal": own, "calm": own, "heard": own}
+    asked = {"held_out": own, "rehearsal": own, "calm": own}
     # It knows what it was told, and has forgotten what it knew; or the other way round.
     if name != "uptake":
         asked["held_out"] = others
-    lost = {"uptake": "held_out", "retention": "rehearsal", "calm": "calm", "heard": "heard"}[name]
+    lost = {"uptake": "held_out", "retention": "rehearsal", "calm": "calm"}[name]
     asked = {part: (dreams if part == lost or part == "held_out" else []) for part, dreams in asked.items()}
     checks = gate(GenerationPolicy(most_drift=1e9, most_perplexity=1e9)).examine(
         PARENT, candidate, Examination(**asked)
@@ -95,6 +95,35 @@ def test_a_candidate_that_answers_otherwise_is_refused(name: str) -> None:
     assert not checks[name].passed
     assert checks[name].after < checks[name].limit
     assert (reason_of(checks) or "").count(name) == 1
+
+
+class Talkative(Dreamer):
+    """An untrained model's replies have no end: here they end after three tokens."""
+
+    def replies(self, streams: Sequence[Sequence[int]], shared: Memory) -> list[Dream]:
+        memory, found = with_shared(MODEL.initial_memory(1), shared), []
+        for stream in streams:
+            tokens = [*stream, ASSISTANT]
+            for _ in range(3):
+                logits, _ = MODEL(torch.tensor([tokens]), memory)
+                tokens.append(int(logits[0, -1].argmax()))
+            found.append(Dream((*tokens, END), len(stream)))
+        return found
+
+
+def test_a_candidate_under_which_nothing_else_is_heard_is_refused() -> None:
+    candidate = moved(2.0)
+    policy = GenerationPolicy(most_drift=1e9, most_perplexity=1e9, least_heard=0.5)
+    dreamer = Talkative(MODEL, TOKENIZER, load_suite(), policy, PARENT)
+    parents = dreamer.replies([(USER, start, start + 1) for start in range(20, 40)], PARENT)
+    # What must be named is a part of what the parent says, wherever that stands.
+    heard = [one.replying(one.tokens[one.reply_at + 2 : one.reply_at + 4]) for one in parents]
+    asked = Examination((), (), (), heard)
+    same = Gate(MODEL, TOKENIZER, SUITE, policy, dreamer).examine(PARENT, PARENT, asked)["heard"]
+    assert same == GateCheck(1.0, 1.0, 0.5, True)
+    checks = Gate(MODEL, TOKENIZER, SUITE, policy, dreamer).examine(PARENT, candidate, asked)
+    assert not checks["heard"].passed
+    assert "heard" in (reason_of(checks) or "")
 
 
 def test_text_that_became_less_likely_refuses() -> None:
