@@ -53,6 +53,9 @@ class Chats:
                 head = await self._head(tenant, session_id, everything)
             if head is None:
                 planned = replace(everything, learn=False)
+            elif await self._is_answered(tenant, head.session.id, request, digest):
+                # Whatever was said since, and however far back that is: the turn is there, and nothing is read.
+                planned = replace(everything, before=())
             else:
                 planned = await self._plan(tenant, head, messages, request, follows)
             turn = self._turns.run(tenant, head.session.id if head else "", planned, arrived, digest)
@@ -66,6 +69,11 @@ class Chats:
             except Conflict as error:
                 if begun or error.param != "if_version" or attempt == ATTEMPTS:
                     raise
+
+    async def _is_answered(self, tenant: str, session_id: str, request: TurnRequest, digest: str) -> bool:
+        """Whether this request's key was used, for the same request."""
+        key = request.idempotency_key
+        return key is not None and await self._store.stored_turn(tenant, session_id, key, digest) is not None
 
     async def _head(self, tenant: str, session_id: str, everything: TurnRequest) -> Head | None:
         """The session, made where it is new; None where it is new and is to leave no trace."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,10 +91,11 @@ async def opened(
     model: tuple[Hope, Tokenizer] | None = None,
     observer: Recorder | None = None,
     lease_ttl_s: float = 15.0,
+    stored: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Engine]:
-    """An engine that is closed at the end of the block."""
-    stores = StoreSettings(redis_url=redis_url, lease_ttl_s=lease_ttl_s)
+    """An engine that is closed at the end of the block; `stored` are further settings of its store."""
+    stores = StoreSettings(redis_url=redis_url, lease_ttl_s=lease_ttl_s, **(stored or {}))
     engine = await Engine.open(EngineSettings(**settings), stores, observer or Recorder(), model or loaded())
     try:
         yield engine
