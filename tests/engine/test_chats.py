@@ -139,17 +139,17 @@ async def test_many_retries_at_once_learn_once(redis_url: str) -> None:
 
 async def test_a_repeated_key_is_answered_even_where_the_session_can_no_longer_go_back(redis_url: str) -> None:
     async with opened(redis_url, stored={"keep_versions": 2, "keep_days": 0}) as engine:
-        messages = [Said("user", "Number 0.")]
-        first = await chat(engine, messages, idempotency_key="k")
-        said = [*messages, Said("assistant", first.reply)]
-        for number in range(1, 6):
-            said.append(Said("user", f"Number {number}."))
+        asked = [*await talk(engine, 1), Said("user", "Once.")]
+        first = await chat(engine, asked, idempotency_key="k")
+        said = [*asked, Said("assistant", first.reply)]
+        for number in range(4):
+            said.append(Said("user", f"And {number}."))
             said.append(Said("assistant", (await chat(engine, said)).reply))
-        again = await chat(engine, messages, idempotency_key="k")
+        again = await chat(engine, asked, idempotency_key="k")
         assert (again.id, again.reply) == (first.id, first.reply)
         assert (await engine.session(TENANT, "s")).num_turns == 6
-        with pytest.raises(Conflict):  # without the key it would have to be undone
-            await chat(engine, messages)
+        with pytest.raises(Conflict):  # without the key what came since would have to be undone
+            await chat(engine, asked)
 
 
 async def test_a_key_is_replayed_whatever_has_come_since(redis_url: str) -> None:
