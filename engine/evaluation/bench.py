@@ -41,8 +41,8 @@ from engine.training.talk import Talk
 
 DESCRIPTION = """Measure speed and size on this machine, with learning on.
 
-  hope bench                 the reference shape: 4 layers, width 128, one thread
-  hope bench --width 256 --threads 2
+  hope bench                 4 layers, width 128, one thread
+  hope bench --width 256     the width of the shipped checkpoint
   hope bench --peer          beside titans-pytorch (pip install titans-pytorch)
 
 Reading is one call over a text with all memory updates; decoding is token by token, at growing context. The raw
