@@ -123,7 +123,7 @@ class Archive:
         back_to = record or nothing(session)
         blob = self._blank() if memory is None else memory
         commit = Commit(blob, back_to.levels, None, 0, None, "", secrets.token_hex(8), back_to=back_to)
-        return await self._store.commit(lease, session.version, commit)
+        return (await self._store.commit(lease, session.version, commit)).session
 
     async def _at(self, tenant: str, session_id: str, version: int | None) -> _Past:
         """A session as it was at a version, by default the head."""

@@ -6,7 +6,7 @@ Knows no turn and no model.
 from __future__ import annotations
 
 from engine.config import EngineSettings
-from engine.core import Session
+from engine.sessions.records import Head
 from engine.sessions.store import SessionStore
 
 
@@ -32,16 +32,21 @@ class Handover:
     def __init__(self, store: SessionStore, settings: EngineSettings) -> None:
         self._store, self._settings = store, settings
 
-    async def put(self, tenant: str, session: Session, num_turns: int) -> None:
-        """After a turn: at once where it is due, else when the session has gone quiet; its tenant once a period.
+    async def put(self, tenant: str, head: Head) -> None:
+        """The session after a turn: at once where it is due, else when it has gone quiet.
 
         Raises:
-            NotFound, StoreUnavailable: as the store says.
+            StoreUnavailable: as the store says.
         """
-        surprise = 0.0
-        if self._settings.surprise_per_consolidation:
-            surprise = (await self._store.head(tenant, session.id)).surprise
-        delay_s = 0.0 if is_due(self._settings, num_turns, surprise) else self._settings.idle_consolidation_s
-        await self._store.enqueue_consolidation(tenant, session.id, delay_s)
-        if session.contribute and self._settings.generation_every_s:
+        due = is_due(self._settings, head.session.num_turns, head.surprise)
+        delay_s = 0.0 if due else self._settings.idle_consolidation_s
+        await self._store.enqueue_consolidation(tenant, head.session.id, delay_s)
+
+    async def schedule(self, tenant: str) -> None:
+        """The tenant of a session that contributes: once a period.
+
+        Raises:
+            StoreUnavailable: as the store says.
+        """
+        if self._settings.generation_every_s:
             await self._store.generations.schedule(tenant, self._settings.generation_every_s)

@@ -27,7 +27,7 @@ from engine.core import (
     TurnRequest,
     TurnToken,
 )
-from engine.errors import HopeError
+from engine.errors import HopeError, StoreUnavailable
 from engine.grounds import Ground, Grounds
 from engine.handover import Handover
 from engine.live import Failed, Finished, LiveTurn, Signal, Spoken
@@ -84,34 +84,47 @@ class Turns:
         size = self.admission.measure(request)
         turn_id = f"turn-{secrets.token_hex(12)}"
         digest = digest or digest_of(request)
-        async with self._turnstile.enter((tenant, session_id or turn_id), arrived + request.timeout_s):
+        async with contextlib.AsyncExitStack() as held:
+            await held.enter_async_context(
+                self._turnstile.enter((tenant, session_id or turn_id), arrived + request.timeout_s)
+            )
             stored = await self._stored(tenant, session_id, request, digest)
             for event in _replay(stored):
                 yield event
             if stored is not None:
                 return
             request = await self.admission.take_credit(tenant, session_id, request, size)
-            async with self.grounds.stand(tenant, session_id, request, arrived) as ground:
-                # Another replica may have finished the same request while this one waited for the lease.
-                stored = await self._stored(tenant, session_id, request, digest)
-                for event in _replay(stored):
-                    yield event
-                if stored is not None:
-                    return
-                yield TurnCreated(turn_id)
-                finished: Finished | None = None
-                index = 0
-                async with contextlib.aclosing(self._run(ground, request, arrived)) as signals:
-                    async for signal in signals:
-                        if isinstance(signal, Spoken):
-                            yield TurnToken(turn_id, index, signal.text, signal.logprobs)
-                            index += 1
-                        elif isinstance(signal, Finished):
-                            finished = signal
-                assert finished is not None  # `_run` ends with a result or raises
-                turn = await self._conclude(tenant, ground, request, finished, turn_id, digest, arrived)
-            await self._see_through(self.admission.take_spoken(tenant, turn))
-            yield TurnCompleted(turn)
+            ground = await held.enter_async_context(self.grounds.stand(tenant, session_id, request, arrived))
+            # Another replica may have finished the same request while this one waited for the lease.
+            stored = await self._stored(tenant, session_id, request, digest)
+            for event in _replay(stored):
+                yield event
+            if stored is not None:
+                return
+            yield TurnCreated(turn_id)
+            finished: Finished | None = None
+            index = 0
+            async with contextlib.aclosing(self._run(ground, request, arrived)) as signals:
+                async for signal in signals:
+                    if isinstance(signal, Spoken):
+                        yield TurnToken(turn_id, index, signal.text, signal.logprobs)
+                        index += 1
+                    elif isinstance(signal, Finished):
+                        finished = signal
+            assert finished is not None  # `_run` ends with a result or raises
+            turn = await self._conclude(tenant, ground, request, finished, turn_id, digest, arrived)
+            # It is durable: the answer does not wait for what is left, though the session's next turn does.
+            self._see_through.begin(self._settle(tenant, ground, turn, held.pop_all()))
+        yield TurnCompleted(turn)
+
+    async def _settle(self, tenant: str, ground: Ground, turn: Turn, held: contextlib.AsyncExitStack) -> None:
+        """What is left to do after a turn; then the session is free."""
+        async with held:
+            await self.admission.take_spoken(tenant, turn)
+            if turn.memory.learned and ground.session.contribute:
+                # Its tenant's next turn puts it in line as well.
+                with contextlib.suppress(StoreUnavailable):
+                    await self._handover.schedule(tenant)
 
     async def _stored(self, tenant: str, session_id: str, request: TurnRequest, digest: str) -> Turn | None:
         if request.idempotency_key is None or not session_id:
@@ -192,22 +205,21 @@ class Turns:
     async def _commit(self, tenant: str, ground: Ground, commit: Commit, memory: Memory, begun: float) -> float:
         """Returns the monotonic time at which the store had it."""
         assert ground.lease is not None
-        assert commit.turn is not None
         try:
-            session = await self.store.commit(ground.lease, ground.session.version, commit)
+            head = await self.store.commit(ground.lease, ground.session.version, commit)
         except HopeError:
             self.grounds.forget(tenant, ground.session.id)
             self.observer.stored("commit", "refused", 0.0, 0)
             raise
         committed = time.monotonic()
-        if session.version == ground.session.version + 1:
-            self.grounds.keep(tenant, session, memory)
+        if head.session.version == ground.session.version + 1:
+            self.grounds.keep(tenant, head.session, memory)
         else:  # the answer was so late that another replica's turn came between: its memory is the head's
-            self.grounds.forget(tenant, session.id)
+            self.grounds.forget(tenant, head.session.id)
         self.observer.stored("commit", "ok", committed - begun, len(commit.memory))
         # The turn is durable; a session that misses its place in line gets another with its next turn.
         with contextlib.suppress(HopeError):
-            await self._handover.put(tenant, session, commit.turn.index + 1)
+            await self._handover.put(tenant, head)
         return committed
 
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 
 from engine.config import StoreSettings
-from engine.core import Said, Session
+from engine.core import Said
 from engine.errors import CommitUnknown, Conflict, StoreUnavailable
 from engine.sessions.chain import ASSISTANT, SYSTEM, alone, extend
 from engine.sessions.connection import RETRY_AFTER_S, Connection, Unreachable, Value
@@ -52,14 +52,14 @@ class Committer:
         self._retention = Retention(settings.keep_versions, settings.keep_days)
         self._idempotency_ttl_ms = settings.idempotency_ttl_s * 1000
 
-    async def commit(self, lease: Lease, expected_version: int, commit: Commit) -> Session:
+    async def commit(self, lease: Lease, expected_version: int, commit: Commit) -> Head:
         """Moves the session to `expected_version + 1`. See `SessionStore.commit`."""
         keys = SessionKeys(lease.tenant, lease.session_id)
         staged, found = await self._staging.lay_down(keys, lease, expected_version + 1, commit.memory)
         known = found.versions.get(expected_version + 1)
         if known is not None and known.commit_id == commit.commit_id and found.head is not None:
             await self._staging.take_up(keys, staged)
-            return found.head.session
+            return found.head
         if not found.holds_lease or found.head is None:
             await self._staging.take_up(keys, staged)
             raise lease_lost()
@@ -71,7 +71,7 @@ class Committer:
         version = version_of(after, commit.commit_id, turn_id, staged, commit.levels)
         outcome = await self._move(*self._command(keys, lease, commit, found, after, version))
         if outcome == b"OK":
-            return after.session
+            return after
         await self._staging.take_up(keys, staged)
         return await self._refused(outcome, keys, expected_version)
 
@@ -147,11 +147,11 @@ class Committer:
                 raise
             await asyncio.sleep(_VERIFY_PAUSE_S)
 
-    async def _refused(self, outcome: bytes, keys: SessionKeys, expected_version: int) -> Session:
+    async def _refused(self, outcome: bytes, keys: SessionKeys, expected_version: int) -> Head:
         if outcome == b"REPEATED":
             head = (await self._connection.batch([["HGETALL", keys.head]]))[0]
             if head:
-                return read_head(head).session
+                return read_head(head)
             raise lease_lost()
         if outcome == b"VERSION":
             raise _moved(expected_version)

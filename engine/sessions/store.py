@@ -225,10 +225,10 @@ class SessionStore:
         """Retained versions, newest first."""
         return await self._history.versions(tenant, session_id)
 
-    async def commit(self, lease: Lease, expected_version: int, commit: Commit) -> Session:
+    async def commit(self, lease: Lease, expected_version: int, commit: Commit) -> Head:
         """Makes `commit` version `expected_version + 1`, with transcript and idempotency record, in one step.
 
-        The same `commit_id` again is recognised: the session is returned and nothing happens twice.
+        The same `commit_id` again is recognised: the head is returned and nothing happens twice.
 
         Raises:
             LeaseLost: the lease has expired or been taken, or the session deleted; nothing was written.

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from engine.core import Session, Turn, TurnCompleted, TurnEvent, TurnRequest, TurnToken
+from engine.core import Turn, TurnCompleted, TurnEvent, TurnRequest, TurnToken
 from engine.engine import Engine
 from engine.errors import Conflict, LeaseLost
 from engine.model.hope import Hope
 from engine.sessions.keys import SessionKeys
-from engine.sessions.records import Commit, Lease
+from engine.sessions.records import Commit, Head, Lease
 from engine.tokenizer import Tokenizer
 from tests.engines import TENANT, Recorder, bits, everything, loaded, opened, say, stored_memory
 
@@ -155,7 +155,7 @@ async def test_law_10_a_memory_is_not_kept_as_anothers_version_when_the_commits_
         await engine.create_session(TENANT, session_id, {}, False)
         commit = engine.store.commit
 
-        async def answered_late(lease: Lease, expected_version: int, made: Commit) -> Session:
+        async def answered_late(lease: Lease, expected_version: int, made: Commit) -> Head:
             await commit(lease, expected_version, made)
             await engine.store.release(lease)  # as if it had run out
             await say(other, session_id, OTHER, max_tokens=1)

@@ -105,7 +105,7 @@ class Crowd:
         for message, reply in said:
             turn = turn_of(name, session.num_turns, message, reply, surprise)
             commit = Commit(b"memory", ("titans",), turn, 4, None, "", turn.id)
-            session = await self.store.commit(lease, session.version, commit)
+            session = (await self.store.commit(lease, session.version, commit)).session
         await self.store.release(lease)
 
     async def good(self, *numbers: int) -> None:

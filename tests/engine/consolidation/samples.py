@@ -167,7 +167,7 @@ class Setting:
             request_digest="",
             commit_id=turn.id,
         )
-        return await self.store.commit(lease, session.version, commit)
+        return (await self.store.commit(lease, session.version, commit)).session
 
 
 async def until(condition: object, timeout_s: float = 30.0) -> None:

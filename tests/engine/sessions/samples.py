@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from engine.config import StoreSettings
 from engine.core import LevelReport, MemoryReport, Session, Timing, Turn, Usage
 from engine.sessions.embedded import EmbeddedStore
-from engine.sessions.records import Commit, Lease, now_iso
+from engine.sessions.records import Commit, Head, Lease, now_iso
 from engine.sessions.store import SessionStore
 from tests.engine.sessions.wire import Wire
 
@@ -64,7 +64,7 @@ def make_commit(
 async def commit_turn(store: SessionStore, index: int, memory: bytes, key: str | None = None) -> Session:
     """One turn from lease to release."""
     async with held(store) as lease:
-        return await store.commit(lease, index, make_commit(memory, make_turn(index), key=key))
+        return (await store.commit(lease, index, make_commit(memory, make_turn(index), key=key))).session
 
 
 @asynccontextmanager
@@ -117,9 +117,9 @@ class FrozenWriter:
     """A commit that stands still."""
 
     wire: Wire
-    task: asyncio.Task[Session]
+    task: asyncio.Task[Head]
 
-    async def wake(self) -> Session:
+    async def wake(self) -> Head:
         """Lets it go on, and tells how it ended."""
         self.wire.let_go()
         return await self.task

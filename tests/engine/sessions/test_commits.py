@@ -90,7 +90,7 @@ async def test_a_memory_that_is_not_what_was_committed_is_refused(
 async def test_a_commit_moves_everything_together(store: SessionStore, session: SessionKeys) -> None:
     turn = make_turn(0, generation=4)
     async with held(store) as lease:
-        after = await store.commit(lease, 0, make_commit(b"memory", turn, key="key"))
+        after = (await store.commit(lease, 0, make_commit(b"memory", turn, key="key"))).session
     assert after == await store.get(TENANT, SESSION)
     facts = (after.version, after.generation, after.num_turns, after.num_tokens, after.memory_bytes)
     assert facts == (1, 4, 1, 10, 6)
@@ -104,7 +104,7 @@ async def test_a_consolidation_is_a_version_without_a_turn(store: SessionStore, 
     await commit_turn(store, 1, b"two")
     assert (await store.head(TENANT, SESSION)).num_consolidated_turns == 0
     async with held(store) as lease:
-        after = await store.commit(lease, 2, replace(make_commit(b"three", None), num_tokens=0))
+        after = (await store.commit(lease, 2, replace(make_commit(b"three", None), num_tokens=0))).session
     assert (after.version, after.num_turns, after.num_tokens) == (3, 2, 20)
     assert (await store.head(TENANT, SESSION)).num_consolidated_turns == 2
     await commit_turn(store, 3, b"four")
@@ -126,7 +126,7 @@ async def test_law_7_a_repeated_commit_happens_once(store: SessionStore, client:
     # Also after the lease is gone, and after the session has moved on.
     assert await store.commit(lease, 0, commit) == first
     moved = await commit_turn(store, 1, b"next")
-    assert await store.commit(lease, 0, commit) == moved
+    assert (await store.commit(lease, 0, commit)).session == moved
     assert await store.load_memory(TENANT, SESSION, 1) == (1, LARGE)
     for key in await keys_like(client, "*:memory:*"):
         assert await client.ttl(key) == -1
@@ -213,7 +213,7 @@ async def test_law_10_an_old_fence_cannot_commit(store: SessionStore, client: Re
     with pytest.raises(LeaseLost):
         await store.commit(new, 0, make_commit(b"old", make_turn(0)))
     await store.release(new)
-    assert (await store.commit(again, 0, make_commit(b"new", make_turn(0)))).version == 1
+    assert (await store.commit(again, 0, make_commit(b"new", make_turn(0)))).session.version == 1
     assert await store.load_memory(TENANT, SESSION) == (1, b"new")
 
 

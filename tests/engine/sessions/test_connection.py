@@ -69,7 +69,7 @@ async def test_law_7_a_commit_whose_answer_was_lost_happened_once(
 ) -> None:
     async with held(far_store) as lease:
         wire.lose_reply(b"EVALSHA", and_go_down=False)
-        after = await far_store.commit(lease, 1, make_commit(LARGE, make_turn(1)))
+        after = (await far_store.commit(lease, 1, make_commit(LARGE, make_turn(1)))).session
     assert wire.num_lost == 1
     assert (after.version, after.num_turns, after.num_tokens) == (2, 2, 20)
     assert await far_store.get(TENANT, SESSION) == after
@@ -87,7 +87,7 @@ async def test_law_7_a_store_that_vanishes_while_committing_leaves_the_outcome_u
         await far_store.commit(lease, 1, commit)
     assert unknown.value.retry_after_s is None  # nothing that invites a repeat
     wire.come_back()
-    after = await far_store.commit(lease, 1, commit)
+    after = (await far_store.commit(lease, 1, commit)).session
     assert (after.version, after.num_turns) == (2, 2)
     assert await far_store.load_memory(TENANT, SESSION) == (2, LARGE)
     assert await far_store.stored_turn(TENANT, SESSION, "key", "body") == commit.turn
@@ -100,7 +100,7 @@ async def test_law_7_a_store_that_comes_back_in_time_is_asked_what_happened(
         wire.lose_reply(b"EVALSHA", and_go_down=True)
         commit = make_commit(LARGE, make_turn(1))
         asyncio.get_running_loop().call_later(0.5, wire.come_back)
-        after = await far_store.commit(lease, 1, commit)
+        after = (await far_store.commit(lease, 1, commit)).session
     assert after.version == 2
     assert await far_store.load_memory(TENANT, SESSION) == (2, LARGE)
 
@@ -163,7 +163,7 @@ async def test_law_7_a_full_store_refuses_and_keeps_the_memory_of_before(store: 
     finally:
         await client.config_set("maxmemory", 0)
     assert await everything(client) == before
-    assert (await store.commit(lease, 1, make_commit(LARGE, make_turn(1)))).version == 2
+    assert (await store.commit(lease, 1, make_commit(LARGE, make_turn(1)))).session.version == 2
 
 
 async def test_law_7_a_store_that_fills_up_between_memory_and_head_writes_nothing_of_the_head(
@@ -204,7 +204,7 @@ async def test_a_read_only_store_still_reads(store: SessionStore, client: Redis)
         assert await store.load_memory(TENANT, SESSION) == (1, b"one")
     finally:
         await client.replicaof("NO", "ONE")
-    assert (await store.commit(lease, 1, make_commit(b"two", make_turn(1)))).version == 2
+    assert (await store.commit(lease, 1, make_commit(b"two", make_turn(1)))).session.version == 2
 
 
 async def test_scripts_are_loaded_again_after_the_store_forgot_them(store: SessionStore, client: Redis) -> None:

@@ -78,7 +78,7 @@ async def _write(store: SessionStore, session_id: str, chance: random.Random, ou
         paused = chance.random() < 0.3
         await asyncio.sleep(chance.uniform(1.2, 2.5) * LEASE_TTL_S if paused else chance.uniform(0, 0.004))
         try:
-            after = await store.commit(lease, version, commit)
+            after = (await store.commit(lease, version, commit)).session
         except (LeaseLost, Conflict):
             outcome.num_refused += 1
             continue
@@ -86,7 +86,7 @@ async def _write(store: SessionStore, session_id: str, chance: random.Random, ou
         assert after.version == version + 1
         outcome.committed.append(word)
         if chance.random() < 0.5:
-            assert (await store.commit(lease, version, commit)).version >= after.version
+            assert (await store.commit(lease, version, commit)).session.version >= after.version
             outcome.num_repeated += 1
         await store.release(lease)
 
