@@ -5,6 +5,8 @@ All get wider embeddings, whose rows an answer must stand out by. What is traine
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
@@ -13,6 +15,8 @@ from engine.evaluation.contestants import Shape, build
 # Standard deviation 0.02 becomes 0.1.
 EMBEDDING_SCALE = 5.0
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
 
 def build_eager(name: str, shape: Shape) -> nn.Module:
     """A contestant as `contestants.build` makes it, with another beginning.
@@ -20,7 +24,11 @@ def build_eager(name: str, shape: Shape) -> nn.Module:
     Raises:
         InvalidRequest: nobody has this name, or it cannot be built at this size.
     """
-    model = build(name, shape)
+    return eager(build(name, shape))
+
+
+def eager(model: ModelT) -> ModelT:
+    """The same freshly initialised model, its embeddings wider."""
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.Embedding):
