@@ -10,6 +10,7 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from engine.config import EngineSettings, StoreSettings
@@ -105,6 +106,8 @@ async def play(
         tick: called after every round.
     """
     rng, talk, course = random.Random(seed), Talk(None), Course()
+    # Sessions are taken in by their names: drawn at random, no two runs of a seed would dream alike.
+    sessions = (f"session-{number:05d}" for number in count())
     facts = tellings(rng, plan.num_facts, plan.relations, held_out_phrases=False, talk=talk)
     told: list[list[Telling]] = []
     apart: list[Telling] = []
@@ -120,15 +123,15 @@ async def play(
                     contributes = number < plan.num_sessions
                     own = [facts.pop() for _ in range(plan.facts_per_session)]
                     (told[-1] if contributes else apart).extend(own)
-                    named += await _tell(engine, own, talk, rng, contribute=contributes)
+                    named += await _tell(engine, next(sessions), own, talk, rng, contribute=contributes)
                 course.in_session.append(_mean(named))
-                course.before.append(await _fresh(engine, told[-1]))
+                course.before.append(await _fresh(engine, next(sessions), told[-1]))
                 if worker:
                     asked = await engine.store.generations.open(DEFAULT_TENANT)
                     course.consolidations.append(await worker.run(DEFAULT_TENANT, asked, asyncio.Event()))
-                course.matrix.append([await _fresh(engine, earlier) for earlier in told])
+                course.matrix.append([await _fresh(engine, next(sessions), earlier) for earlier in told])
                 tick()
-            course.apart = await _fresh(engine, apart)
+            course.apart = await _fresh(engine, next(sessions), apart)
         finally:
             if worker:
                 worker.close()
@@ -137,10 +140,10 @@ async def play(
 
 
 async def _tell(
-    engine: Engine, facts: Sequence[Telling], talk: Talk, rng: random.Random, *, contribute: bool
+    engine: Engine, name: str, facts: Sequence[Telling], talk: Talk, rng: random.Random, *, contribute: bool
 ) -> list[bool]:
     """A new session is told these among other talk; which of them it names when asked."""
-    session = await engine.create_session(DEFAULT_TENANT, None, {}, contribute)
+    session = await engine.create_session(DEFAULT_TENANT, name, {}, contribute)
     for fact in facts:
         await ask(engine, session.id, fact.sentence)
         await ask(engine, session.id, talk.run(rng, 1)[0][0])
@@ -148,9 +151,9 @@ async def _tell(
     return [names(reply, fact.value) for reply, fact in zip(replies, facts, strict=True)]
 
 
-async def _fresh(engine: Engine, facts: Sequence[Telling]) -> float:
+async def _fresh(engine: Engine, name: str, facts: Sequence[Telling]) -> float:
     """The share of these that a session names that was told nothing."""
-    session = await engine.create_session(DEFAULT_TENANT, None, {}, False)
+    session = await engine.create_session(DEFAULT_TENANT, name, {}, False)
     turns = await asyncio.gather(*(ask(engine, session.id, fact.questions[0], learn=False) for fact in facts))
     return _mean([names(turn.reply, fact.value) for turn, fact in zip(turns, facts, strict=True)])
 
