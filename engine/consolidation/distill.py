@@ -97,6 +97,7 @@ def step(
     rate: float,
     beside: Memory | None = None,
     spring: Spring | None = None,
+    home: Memory | None = None,
 ) -> Distilled:
     """One step of a level towards the examples' answers.
 
@@ -105,6 +106,7 @@ def step(
         rate: factor on the learning rate.
         beside: what other levels know (batch size 1); by default nothing.
         spring: what holds the weights back, as strongly as the policy says.
+        home: the session's own memory without this level (batch size 1), for the rows that are asked at home.
     """
     level = replace(
         level,
@@ -114,7 +116,7 @@ def step(
         max_drift=policy.most_drift,
     )
     names = weight_names(shared, level.name)
-    loss_B, gradients = _asked_for(model, names, shared, chosen, beside)
+    loss_B, gradients = _asked_for(model, names, shared, chosen, beside, home)
     weight_B = torch.tensor(weights)
     scale_B, num_unmoved = _scales(gradients, weight_B)
     gradient = {
@@ -157,14 +159,21 @@ def spring_on(
 
 
 def _asked_for(
-    model: Hope, names: Sequence[str], shared: Memory, chosen: Sequence[Example], beside: Memory | None
+    model: Hope,
+    names: Sequence[str],
+    shared: Memory,
+    chosen: Sequence[Example],
+    beside: Memory | None,
+    home: Memory | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """How far each row is from its answer [B], in nats a token, and its own gradient for every weight [B,…]."""
     order: list[int] = []
     losses: list[Tensor] = []
     gradients: list[tuple[Tensor, ...]] = []
     for part in _alike(chosen):
-        loss_B, own = _part_asked_for(model, names, shared, [chosen[at] for at in part], beside)
+        rows = [chosen[at] for at in part]
+        others = {**(beside or {}), **(home or {})} if rows[0].at_home else beside
+        loss_B, own = _part_asked_for(model, names, shared, rows, others)
         order += part
         losses.append(loss_B)
         gradients.append(own)
@@ -173,14 +182,16 @@ def _asked_for(
 
 
 def _alike(chosen: Sequence[Example]) -> list[list[int]]:
-    """The rows' places, in parts of like lengths: in one batch a long row would pad all others."""
+    """The rows' places, in parts asked of one memory and of like lengths: a long row would pad all others."""
     parts: list[list[int]] = []
-    shortest = 0
-    for at in sorted(range(len(chosen)), key=lambda at: len(chosen[at].dream.tokens)):
-        length = len(chosen[at].dream.tokens)
-        if not parts or length > shortest * LIKE_LENGTHS:
+    for at in sorted(range(len(chosen)), key=lambda at: (chosen[at].at_home, len(chosen[at].dream.tokens))):
+        first = chosen[parts[-1][0]] if parts else None
+        if (
+            first is None
+            or first.at_home != chosen[at].at_home
+            or len(chosen[at].dream.tokens) > len(first.dream.tokens) * LIKE_LENGTHS
+        ):
             parts.append([])
-            shortest = length
         parts[-1].append(at)
     return parts
 

@@ -100,9 +100,9 @@ class Dreamer:
         found = _once(found)
         least = float(self._fitting(after, found).median()) - self._policy.fitting_nats
         near = self._near(after, turn.message, generator)
-        near += self._replied(after, self._exchanged(told, found, generator))
+        near += self.replied(after, self._exchanged(told, found, generator))
         # What was asked for earlier may have another answer now.
-        asked = [*near, *self._replied(after, [dream.question for dream in self._earlier])]
+        asked = [*near, *self.replied(after, [dream.question for dream in self._earlier])]
         news = {one.question: one for one in self._news(asked, after)}
         fitting = zip(asked, self._fitting(after, asked), strict=True)
         found += [news[one.question] for one, nats in fitting if one.question in news and float(nats) >= least]
@@ -118,7 +118,7 @@ class Dreamer:
     @torch.no_grad()
     def replies(self, streams: Sequence[Sequence[int]], shared: Memory) -> list[Dream]:
         """The same for what was said before, the question last, in tokens; without replies that come to no end."""
-        return self._replied(with_shared(self._model.initial_memory(1), shared), streams)
+        return self.replied(with_shared(self._model.initial_memory(1), shared), streams)
 
     @torch.no_grad()
     def to_keep(
@@ -169,7 +169,7 @@ class Dreamer:
             if other is not None:
                 before = told if number % 2 else ()
                 streams[(*before, *other[0], *found[at].question)] = other[1]
-        replied = self._replied(self.fresh, list(streams))
+        replied = self.replied(self.fresh, list(streams))
         heard = [one for one in replied if holds(one.tokens[one.reply_at + 1 :], streams[one.question])]
         self.heard += [one.replying(streams[one.question]) for one in heard]
         learnt = [one for at, one in enumerate(heard) if at % self._policy.held_out]
@@ -179,7 +179,7 @@ class Dreamer:
         """Questions that the model says could be asked about the turn, with its replies to them."""
         streams = self._go_on(after, [self._request] * count, frozenset({END}), generator)
         questions = [stream[len(self._request) : -1] for stream in streams]
-        return self._replied(after, [(USER, *one) for one in questions if one and one != self._nothing])
+        return self.replied(after, [(USER, *one) for one in questions if one and one != self._nothing])
 
     def _near(self, after: Memory, message: str, generator: torch.Generator) -> list[Dream]:
         """Questions that the turn's words suggest."""
@@ -211,10 +211,11 @@ class Dreamer:
         """Questions that go on from one of the beginnings, with this memory's replies to them."""
         chosen = torch.randint(len(self._openers), (count,), generator=generator).tolist()
         streams = self._go_on(memory, [self._openers[at] for at in chosen], self._ends, generator, cues_V)
-        return self._replied(memory, streams)
+        return self.replied(memory, streams)
 
-    def _replied(self, memory: Memory, questions: Sequence[Sequence[int]]) -> list[Dream]:
-        """The likeliest replies to questions, each once; without those that come to no end."""
+    @torch.no_grad()
+    def replied(self, memory: Memory, questions: Sequence[Sequence[int]]) -> list[Dream]:
+        """The likeliest replies of a memory to questions, each once; without those that come to no end."""
         once = sorted({(*question, ASSISTANT) for question in questions})
         if not once:
             return []

@@ -57,11 +57,15 @@ class Dream:
 
 @dataclass(frozen=True)
 class Example:
-    """A dream, log-probabilities of how it was answered, of the places that count [N,V], and whose it is."""
+    """A dream, log-probabilities of how it was answered, of the places that count [N,V], and whose it is.
+
+    What is asked `at_home` is asked of the session itself, with its own memory; else of one that was told nothing.
+    """
 
     dream: Dream
     answer_NV: Tensor
     session: str = ""
+    at_home: bool = False
 
 
 class Kept(NamedTuple):
@@ -98,13 +102,15 @@ def sure_of(tokens: Sequence[int], vocab_size: int) -> Tensor:
     return torch.log_softmax(sure_NV.float(), -1).half()
 
 
-def examples(model: Hope, memory: Memory, dreams: Sequence[Dream], session: str = "") -> list[Example]:
+def examples(
+    model: Hope, memory: Memory, dreams: Sequence[Dream], session: str = "", *, at_home: bool = False
+) -> list[Example]:
     """Dreams with the answers that this memory (batch size 1) gives; at least one dream."""
     rows = as_rows(dreams)
     with torch.no_grad():
         chances_NV, places = log_chances(model, memory, rows)
     each = torch.split(chances_NV.half(), places.sum(1).tolist())
-    return [Example(dream, answer_NV, session) for dream, answer_NV in zip(dreams, each, strict=True)]
+    return [Example(dream, answer_NV, session, at_home) for dream, answer_NV in zip(dreams, each, strict=True)]
 
 
 def less_sure(certain: Example, without: Example, value: Sequence[int] | None, certainty: float) -> Example:

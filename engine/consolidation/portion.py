@@ -15,12 +15,13 @@ from torch import Tensor
 from engine.config import CMS_MEDIUM
 from engine.consolidation.distill import Distilled, Material, draw, step, with_step_state, without_step_state
 from engine.consolidation.dreamer import Dreamer
-from engine.consolidation.dreams import Dream, Example, batches, examples
+from engine.consolidation.dreams import Dream, Example, Kept, batches, examples
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import Turn
 from engine.model.hope import REHEARSED_TOKENS, Hope, Memory, rehearsal_name
 from engine.model.learning import level_named
+from engine.model.portable import level_of
 from engine.model.shared import with_shared
 from engine.tokenizer import END, Tokenizer
 
@@ -36,6 +37,7 @@ class Portion:
         policy: how many dreams and steps.
         medium: the session's `cms.medium` (batch size 1); it is not changed.
         shared: what the active generation knows (batch size 1).
+        home: the session's memory (batch size 1); its `cms.medium` does not count.
         seed: of everything that is drawn.
     """
 
@@ -47,11 +49,13 @@ class Portion:
         policy: GenerationPolicy,
         medium: Memory,
         shared: Memory,
+        home: Memory,
         seed: int = 0,
     ) -> None:
         self._model, self._suite, self._policy = model, suite, policy
         self._level = level_named(model, CMS_MEDIUM)
         self._before, self._shared = medium, shared
+        self._home = {name: value for name, value in {**home, **shared}.items() if level_of(name) != CMS_MEDIUM}
         # The dreamer does not know what the session told earlier: what has changed would be told to deaf ears.
         self._earlier = read_rehearsal(medium, model)
         self._dreamer = Dreamer(model, tokenizer, suite, policy, shared, self._earlier)
@@ -74,7 +78,7 @@ class Portion:
         earlier = [dream for dream in self._earlier if dream.question not in self._told]
         known = {*self._told, *(dream.question for dream in earlier)}
         kept = self._dreamer.to_keep(self._suite.calm, {**self._shared, **self._before}, known, self._generator)
-        calm = [self._answered(kept.calm), self._answered(kept.quiet), self._dreamer.otherwise]
+        calm = [self._at_home(kept), self._answered(kept.calm), self._dreamer.otherwise]
         self._material = Material(list(self._told.values()), self._answered(earlier), calm)
         return True
 
@@ -85,7 +89,17 @@ class Portion:
         num_steps = self._policy.num_steps
         rate = min(1.0, (number + 1) / 10, 2.0 * (num_steps - number) / num_steps)
         # The level's step sees a memory that knows what sessions share.
-        done = step(self._model, self._level, self._learning, chosen, weights, self._policy, rate, self._shared)
+        done = step(
+            self._model,
+            self._level,
+            self._learning,
+            chosen,
+            weights,
+            self._policy,
+            rate,
+            beside=self._shared,
+            home=self._home,
+        )
         self._learning = done.shared
         return done
 
@@ -98,6 +112,15 @@ class Portion:
             earlier = [example.dream for example in self._material.rehearsal]
             rehearsal = write_rehearsal([*earlier, *(one.dream for one in self._told.values())], rehearsal, self._rng)
         return {**self._before, **learned, REHEARSAL: rehearsal}
+
+    def _at_home(self, kept: Kept) -> list[Example]:
+        """What is to stay, as the session itself answers it: what `cms.medium` adds there comes on top of all else.
+
+        Learned from a fresh memory alone, it would tip questions that the session is already half inclined to answer.
+        """
+        before = {**self._home, **self._before}
+        dreams = self._dreamer.replied(before, [one.question for one in (*kept.calm, *kept.quiet) if one.reply_at])
+        return [one for batch in batches(dreams) for one in examples(self._model, before, batch, at_home=True)]
 
     def _answered(self, dreams: Sequence[Dream]) -> list[Example]:
         """As the session's slower levels answer them before they learn: they are to keep that, not more."""

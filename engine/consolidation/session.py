@@ -27,6 +27,7 @@ from engine.core import Turn
 from engine.errors import Conflict, LeaseLost, Overloaded, StoreUnavailable
 from engine.following import Following
 from engine.model.hope import Hope, Memory
+from engine.model.portable import unpack_row
 from engine.model.weights import fingerprint
 from engine.observer import Observer
 from engine.sessions.records import Commit, Head, Lease
@@ -47,6 +48,7 @@ class _Ground:
 
     num_consolidated_turns: int
     turns: tuple[Turn, ...]
+    memory: Memory
     medium: Memory
     more: bool
 
@@ -154,7 +156,8 @@ class SessionConsolidation:
         _, tensors = await self._load(tenant, session_id)
         mark = head.num_consolidated_turns
         more = head.session.num_turns > mark + count
-        return _Ground(mark, tuple(turns[:count]), medium_of(tensors, self._model), more)
+        memory = await asyncio.to_thread(unpack_row, tensors, self._model)
+        return _Ground(mark, tuple(turns[:count]), memory, medium_of(tensors, self._model), more)
 
     async def _load(self, tenant: str, session_id: str) -> tuple[int, dict[str, Tensor]]:
         begun = time.monotonic()
@@ -169,7 +172,7 @@ class SessionConsolidation:
         if self._policy.num_steps:
             learned = await self._replay(ground, halt)
         if self._policy.dreams is not None and learned.medium is not None:
-            learned = await self._dream(ground.turns, learned.medium, shared, self._policy.dreams, halt)
+            learned = await self._dream(ground, learned.medium, shared, self._policy.dreams, halt)
         return learned
 
     async def _replay(self, ground: _Ground, halt: asyncio.Event) -> _Learned:
@@ -193,12 +196,12 @@ class SessionConsolidation:
         return _Learned(medium if harmless and is_finite(medium) else None, before, after, norm)
 
     async def _dream(
-        self, turns: tuple[Turn, ...], medium: Memory, shared: Memory, policy: GenerationPolicy, halt: asyncio.Event
+        self, ground: _Ground, medium: Memory, shared: Memory, policy: GenerationPolicy, halt: asyncio.Event
     ) -> _Learned:
         """The turns dreamt of, and `cms.medium` taught to answer as the dreamer did; small talk teaches nothing."""
         seed = int(medium[UPDATES])
-        portion = Portion(self._model, self._tokenizer, self._suite, policy, medium, shared, seed)
-        for turn in turns:
+        portion = Portion(self._model, self._tokenizer, self._suite, policy, medium, shared, ground.memory, seed)
+        for turn in ground.turns:
             await self._background.compute(partial(portion.take_in, turn), halt)
         if not await self._background.compute(portion.prepare, halt):
             return _Learned(medium, 0.0, 0.0, 0.0)

@@ -193,7 +193,7 @@ class Conversations:
         if policy.num_steps and medium is not None:
             medium = _replayed(model, self.tokenizer, policy, medium, turns)
         if policy.dreams is not None and medium is not None:
-            medium = _dreamt(model, self.tokenizer, policy.dreams, medium, turns)
+            medium = _dreamt(model, self.tokenizer, policy.dreams, medium, memory, turns)
         if medium is None or not is_finite(medium):
             return memory
         return {**memory, **_of_levels(unpack_row(with_medium(stored, medium, model), model))}
@@ -211,10 +211,10 @@ def _replayed(
 
 
 def _dreamt(
-    model: Hope, tokenizer: Tokenizer, policy: GenerationPolicy, medium: Memory, turns: Sequence[Turn]
+    model: Hope, tokenizer: Tokenizer, policy: GenerationPolicy, medium: Memory, memory: Memory, turns: Sequence[Turn]
 ) -> Memory | None:
     """What the worker's dreams make of it; None where they made things worse."""
-    portion = Portion(model, tokenizer, load_suite(), policy, medium, {}, int(medium[UPDATES]))
+    portion = Portion(model, tokenizer, load_suite(), policy, medium, {}, memory, int(medium[UPDATES]))
     for turn in turns:
         portion.take_in(turn)
     if not portion.prepare():

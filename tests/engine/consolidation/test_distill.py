@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from engine.config import LEVEL_OPTIMIZERS
 from engine.consolidation.distill import Material, draw, spring_on, step, with_step_state, without_step_state
-from engine.consolidation.dreams import Dream, Example, as_rows, likelihood
+from engine.consolidation.dreams import Dream, Example, as_rows, examples, likelihood
 from engine.consolidation.policy import GenerationPolicy
 from engine.model.hope import Memory
-from engine.model.shared import initial_shared, with_shared
+from engine.model.shared import initial_shared, session_part, with_shared
 from tests.tiny import tiny_model
 
 MODEL = tiny_model(writes_hard=False)
@@ -37,11 +37,11 @@ def certain(one: Dream, session: str = "") -> Example:
     return Example(one, torch.log_softmax(answer, -1).half(), session)
 
 
-def learn(examples: list[Example], steps: int, policy: GenerationPolicy = POLICY) -> tuple[Memory, list[float]]:
+def learn(rows: list[Example], steps: int, policy: GenerationPolicy = POLICY) -> tuple[Memory, list[float]]:
     shared = with_step_state(MODEL, LEVEL, initial_shared(MODEL), policy)
     losses = []
     for _ in range(steps):
-        done = step(MODEL, LEVEL, shared, examples, [1.0 / len(examples)] * len(examples), policy, 1.0)
+        done = step(MODEL, LEVEL, shared, rows, [1.0 / len(rows)] * len(rows), policy, 1.0)
         shared = done.shared
         losses.append(done.loss)
     return without_step_state(LEVEL, shared), losses
@@ -95,6 +95,24 @@ def test_nothing_but_the_shared_level_changes() -> None:
     step(MODEL, LEVEL, start, [certain(dream(0))], [1.0], POLICY, 1.0)
     assert all(torch.equal(value, before[name]) for name, value in MODEL.state_dict().items())
     assert all(torch.equal(value, kept[name]) for name, value in start.items())
+
+
+def test_what_is_asked_at_home_is_asked_of_the_session_itself() -> None:
+    told = torch.randint(8, 64, (1, 24), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        _, home = MODEL(told, MODEL.initial_memory(1))
+    home = session_part(home, MODEL)
+    rows = [dream(seed, length) for seed, length in ((0, 12), (1, 30), (2, 13))]
+    nobody, session = (examples(MODEL, memory, rows) for memory in (MODEL.initial_memory(1), home))
+    start = with_step_state(MODEL, LEVEL, initial_shared(MODEL), POLICY)
+    at_home = [replace(one, at_home=True) for one in session]
+
+    def loss(rows: list[Example]) -> float:
+        return step(MODEL, LEVEL, start, rows, [1 / 3] * 3, POLICY, 1.0, home=home).loss
+
+    # Who answers so already has nothing to learn.
+    assert loss(at_home) < 0.2 * loss(session)
+    assert loss([nobody[0], at_home[1], nobody[2]]) < 0.2 * loss(session)
 
 
 def test_a_row_without_a_finite_answer_is_left_out_and_the_others_are_learned() -> None:

@@ -44,7 +44,7 @@ def turn(message: str, reply: str = "I'll remember that.", surprise: float = 4.0
 
 
 def taught(model: Hope, tokenizer: Tokenizer, medium: Memory, *messages: str) -> Memory:
-    portion = Portion(model, tokenizer, SUITE, POLICY, medium, {})
+    portion = Portion(model, tokenizer, SUITE, POLICY, medium, {}, model.initial_memory(1))
     for message in messages:
         portion.take_in(turn(message))
     assert portion.prepare()
@@ -88,7 +88,7 @@ def test_noise_is_not_dreamt_of_and_nothing_is_learned_of_nothing() -> None:
     tokenizer = Tokenizer.train(["What is it?"], 320)
     model = tiny_model(writes_hard=False, vocab_size=tokenizer.vocab_size)
     medium = medium_of({}, model)
-    portion = Portion(model, tokenizer, SUITE, POLICY, medium, {})
+    portion = Portion(model, tokenizer, SUITE, POLICY, medium, {}, model.initial_memory(1))
     portion.take_in(turn("xq zz!", surprise=POLICY.surprise_ceiling + 1))
     assert not portion.prepare()
     after = portion.medium
