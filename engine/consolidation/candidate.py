@@ -21,6 +21,7 @@ from engine.consolidation.distill import Distilled, Material, draw, spring_on, s
 from engine.consolidation.dreamer import Dreamer
 from engine.consolidation.dreams import Dream, Example, batches, examples
 from engine.consolidation.gate import Examination, Gate, norm
+from engine.consolidation.hearing import made_up
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.sources import Source
 from engine.consolidation.suite import Suite
@@ -124,7 +125,9 @@ class Candidates:
             await self._background.compute(partial(self._answers, dreamer.fresh, kind), halt)
             for kind in (kept.calm, kept.quiet)
         ]
-        return Dreamt(parent, told, rehearsal, [*calm, dreamer.otherwise], kept.asked, dreamer, seed)
+        hearing = partial(made_up, self._model, dreamer, self._policy, generator)
+        heard = await self._background.compute(hearing, halt)
+        return Dreamt(parent, told, rehearsal, [*calm, dreamer.otherwise, heard], kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
         """A candidate that learned from these sessions alone, at least one of which told something.

@@ -1,14 +1,12 @@
 """The dreamer: it reads a turn alone, from a fresh memory, asks itself what could be asked about it, and answers.
 
 What is told in a statement is asked for in a question, and weights that learned the one do not give the other. Training
-taught the model to say what could be asked about the turn before (`training/facts/small_talk_to_ask.toml`); here it is
-asked for that. A dream is kept where its reply is news: likely after the turn and not without it. Small talk dreams up
-nothing.
+taught the model to say what could be asked about the turn before (`training/facts/small_talk_to_ask.toml`). A dream is
+kept where its reply is news: likely after the turn and not without it. Small talk dreams up nothing.
 
-Who has learned one answer gives it too readily. So there are more questions, which go on from beginnings of questions
-with the turn's words made likelier. Where the reply is news, and the question one that the model might have named, it
-is a dream like others; where it is none, it is learned that this is not known. And what is told otherwise later, before
-anybody dreams of it, must be heard (`otherwise.py`).
+Who has learned one answer gives it too readily. So more questions go on from beginnings of questions, with the turn's
+words made likelier. Where the reply is news, and the model might have named the question, it is a dream like others;
+else it is learned that this is not known. What is told otherwise later must still be heard (`otherwise.py`).
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -63,15 +61,14 @@ class Dreamer:
         shared: Memory,
         earlier: Sequence[Dream] = (),
     ) -> None:
-        self._model, self._tokenizer, self._policy, self._earlier = model, tokenizer, policy, earlier
+        self._model, self.tokenizer, self._policy, self._earlier = model, tokenizer, policy, earlier
         self._request = tokenizer.read_turn(suite.request, reply=True)
         self._nothing = tokenizer.encode(suite.nothing)
         self._openers = [[USER, *tokenizer.encode(opener)] for opener in suite.openers]
         self._ends = frozenset(at for at in range(model.config.vocab_size) if "?" in tokenizer.decode([at]))
         self.fresh = with_shared(model.initial_memory(1), shared)
-        # By question: what resembles what was told, and is not known.
-        self.quiet: dict[tuple[int, ...], Dream] = {}
-        # Turns told with another value, questions about them, and how one answers who knows nothing else.
+        self.quiet: dict[tuple[int, ...], Dream] = {}  # by question: what resembles what was told, and is not known
+        # Turns told with another value, and how one answers who knows nothing else.
         self.otherwise: list[Example] = []
         # These and others like them, to ask afterwards; as replies those values, which must be named.
         self.heard: list[Dream] = []
@@ -87,9 +84,9 @@ class Dreamer:
             session: whose turn it is.
             generator: draws the questions.
         """
-        told = self._tokenizer.read_turn(turn.message, reply=bool(turn.reply))
+        told = self.tokenizer.read_turn(turn.message, reply=bool(turn.reply))
         if turn.reply:
-            told += [*self._tokenizer.encode(turn.reply), END]
+            told += [*self.tokenizer.encode(turn.reply), END]
         if self._policy.material == "turns":
             return [as_said(told, self._model.config.vocab_size, session)]
         _, after = self._model(torch.tensor([told]), self.fresh)
@@ -113,7 +110,7 @@ class Dreamer:
     @torch.no_grad()
     def calm(self, messages: Sequence[str], shared: Memory) -> list[Dream]:
         """What a session that was told nothing replies to these under a generation."""
-        return self.replies([self._tokenizer.read_turn(message, reply=True)[:-1] for message in messages], shared)
+        return self.replies([self.tokenizer.read_turn(message, reply=True)[:-1] for message in messages], shared)
 
     @torch.no_grad()
     def replies(self, streams: Sequence[Sequence[int]], shared: Memory) -> list[Dream]:
@@ -177,14 +174,25 @@ class Dreamer:
 
     def _on_request(self, after: Memory, count: int, generator: torch.Generator) -> list[Dream]:
         """Questions that the model says could be asked about the turn, with its replies to them."""
-        streams = self._go_on(after, [self._request] * count, frozenset({END}), generator)
-        questions = [stream[len(self._request) : -1] for stream in streams]
-        return self.replied(after, [(USER, *one) for one in questions if one and one != self._nothing])
+        return self.replied(after, self.asked_about(after, [()] * count, generator))
+
+    @torch.no_grad()
+    def asked_about(
+        self, memory: Memory, streams: Sequence[Sequence[int]], generator: torch.Generator
+    ) -> list[tuple[int, ...]]:
+        """These streams, each followed by a question that could be asked then; without those that suggest none."""
+        starts = [(*stream, *self._request) for stream in streams]
+        asked = []
+        for stream in self.go_on(memory, starts, frozenset({END}), generator):
+            at = len(stream) - stream[::-1].index(ASSISTANT)
+            if stream[at:-1] and stream[at:-1] != self._nothing:
+                asked.append((*stream[: at - len(self._request)], USER, *stream[at:-1]))
+        return asked
 
     def _near(self, after: Memory, message: str, generator: torch.Generator) -> list[Dream]:
         """Questions that the turn's words suggest."""
         cues_V = torch.zeros(self._model.config.vocab_size)
-        cues_V[self._tokenizer.encode(message)] = self._policy.cue_nats
+        cues_V[self.tokenizer.encode(message)] = self._policy.cue_nats
         return self._begun(after, self._policy.near_dreams, cues_V, generator)
 
     def _fitting(self, after: Memory, dreams: Sequence[Dream]) -> Tensor:
@@ -210,7 +218,7 @@ class Dreamer:
     def _begun(self, memory: Memory, count: int, cues_V: Tensor | None, generator: torch.Generator) -> list[Dream]:
         """Questions that go on from one of the beginnings, with this memory's replies to them."""
         chosen = torch.randint(len(self._openers), (count,), generator=generator).tolist()
-        streams = self._go_on(memory, [self._openers[at] for at in chosen], self._ends, generator, cues_V)
+        streams = self.go_on(memory, [self._openers[at] for at in chosen], self._ends, generator, cues_V)
         return self.replied(memory, streams)
 
     @torch.no_grad()
@@ -219,10 +227,11 @@ class Dreamer:
         once = sorted({(*question, ASSISTANT) for question in questions})
         if not once:
             return []
-        streams = self._go_on(memory, once, frozenset({END}))
+        streams = self.go_on(memory, once, frozenset({END}))
         return [Dream(tuple(stream), len(stream) - 1 - stream[::-1].index(ASSISTANT)) for stream in streams]
 
-    def _go_on(
+    @torch.no_grad()
+    def go_on(
         self,
         memory: Memory,
         starts: Sequence[Sequence[int]],
@@ -230,7 +239,7 @@ class Dreamer:
         generator: torch.Generator | None = None,
         cues_V: Tensor | None = None,
     ) -> list[list[int]]:
-        """What these streams (at least one) go on to say up to one of the `ends`; others are left out.
+        """What these streams go on to say up to one of the `ends`; others are left out.
 
         Args:
             generator: draws the words; without one the likeliest is said.

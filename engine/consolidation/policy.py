@@ -90,6 +90,7 @@ class GenerationPolicy:
         most_share: of a step that one session may have, unless so few contribute.
         num_steps, rows_per_step: of the distillation.
         idle_dreams: questions dreamt up from nothing, to stay unanswered.
+        made_up_turns: turns that nobody told, which must still be heard.
         dream_share, rehearsal_share: of the rows of a step; the rest is calm.
         elastic_strength: of a spring on the weights that matter to what must stay; 0 for none.
         optimizer, learning_rate, max_update_norm: of the steps (`engine.config.LEVEL_OPTIMIZERS`).
@@ -123,6 +124,7 @@ class GenerationPolicy:
     held_out: int = 5
     most_share: float = 0.25
     idle_dreams: int = 128
+    made_up_turns: int = 128
     num_steps: int = 200
     rows_per_step: int = 24
     dream_share: float = 0.35
