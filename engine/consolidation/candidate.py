@@ -127,7 +127,7 @@ class Candidates:
         ]
         hearing = partial(made_up, self._model, dreamer, self._policy, generator)
         heard = await self._background.compute(hearing, halt)
-        return Dreamt(parent, told, rehearsal, [*calm, dreamer.otherwise, heard], kept.asked, dreamer, seed)
+        return Dreamt(parent, told, rehearsal, [heard, *calm, dreamer.otherwise], kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
         """A candidate that learned from these sessions alone, at least one of which told something.
