@@ -127,7 +127,9 @@ class Candidates:
         ]
         hearing = partial(made_up, self._model, dreamer, self._policy, generator)
         heard = await self._background.compute(hearing, halt)
-        return Dreamt(parent, told, rehearsal, [heard, *calm, dreamer.otherwise], kept.asked, dreamer, seed)
+        # Two parts for what is heard and two for what stays calm: either, left to one part, gave way to the other.
+        kinds = [heard, *calm, dreamer.otherwise, calm[0]]
+        return Dreamt(parent, told, rehearsal, kinds, kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
         """A candidate that learned from these sessions alone, at least one of which told something.
