@@ -121,14 +121,14 @@ class Candidates:
         keep = partial(dreamer.to_keep, self._suite.calm, parent, known, generator)
         kept = await self._background.compute(keep, halt)
         rehearsal = await self._background.compute(partial(self._answers, dreamer.fresh, rehearsed), halt)
-        calm = [
+        calm, quiet = [
             await self._background.compute(partial(self._answers, dreamer.fresh, kind), halt)
             for kind in (kept.calm, kept.quiet)
         ]
         hearing = partial(made_up, self._model, dreamer, self._policy, generator)
         heard = await self._background.compute(hearing, halt)
-        # Two parts for what is heard and two for what stays calm: either, left to one part, gave way to the other.
-        kinds = [heard, *calm, dreamer.otherwise, calm[0]]
+        # Two parts for what is heard and two for small talk: either, left to one part, gave way to the other.
+        kinds = [heard, heard, calm, quiet, dreamer.otherwise, calm]
         return Dreamt(parent, told, rehearsal, kinds, kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
@@ -157,7 +157,8 @@ class Candidates:
         first, done = 0.0, Distilled(shared, 0.0, 0.0, 0)
         spring = None
         if policy.elastic_strength:
-            work = partial(spring_on, self._model, level, start, [*material.rehearsal, *chain(*material.calm)])
+            matters = {id(one): one for one in chain(material.rehearsal, *material.calm)}
+            work = partial(spring_on, self._model, level, start, list(matters.values()))
             spring = await self._background.compute(work, halt)
         for number in range(policy.num_steps):
             chosen, weights = draw(material, policy, rng)

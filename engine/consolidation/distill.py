@@ -32,7 +32,7 @@ LIKE_LENGTHS = 2.0
 class Material:
     """What a candidate is made of: dreams of sessions, dreams of earlier generations, and what is to stay as it is.
 
-    `calm` holds that by kind; of a step's calm rows each kind that there is has a part, the first one two.
+    `calm` holds that by kind; of a step's calm rows each kind that there is has a part, and one named twice has two.
     """
 
     dreams: Sequence[Example]
@@ -82,7 +82,7 @@ def draw(material: Material, policy: GenerationPolicy, rng: random.Random) -> tu
     kinds = [kind for kind in material.calm if kind]
     if kinds:
         num_calm = policy.rows_per_step - num_dreams - num_rehearsal
-        others += [rng.choice(rng.choice([kinds[0], *kinds])) for _ in range(num_calm)]
+        others += [rng.choice(rng.choice(kinds)) for _ in range(num_calm)]
     chosen = [*told, *others]
     return chosen, [1.0 / len(chosen)] * len(chosen)
 

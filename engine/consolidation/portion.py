@@ -78,7 +78,8 @@ class Portion:
         earlier = [dream for dream in self._earlier if dream.question not in self._told]
         known = {*self._told, *(dream.question for dream in earlier)}
         kept = self._dreamer.to_keep(self._suite.calm, {**self._shared, **self._before}, known, self._generator)
-        calm = [self._at_home(kept), self._answered(kept.calm), self._dreamer.otherwise]
+        at_home = self._at_home(kept)
+        calm = [at_home, at_home, self._answered(kept.calm), self._dreamer.otherwise]
         self._material = Material(list(self._told.values()), self._answered(earlier), calm)
         return True
 
