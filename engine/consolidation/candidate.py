@@ -127,8 +127,8 @@ class Candidates:
         ]
         hearing = partial(made_up, self._model, dreamer, self._policy, generator)
         heard = await self._background.compute(hearing, halt)
-        # Two parts for what is heard and two for small talk: either, left to one part, gave way to the other.
-        kinds = [heard, heard, calm, quiet, dreamer.otherwise, calm]
+        # Two parts for small talk: with two for what is heard as well, the gate on calm refused every other candidate.
+        kinds = [calm, calm, quiet, dreamer.otherwise, heard]
         return Dreamt(parent, told, rehearsal, kinds, kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
