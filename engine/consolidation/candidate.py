@@ -127,8 +127,8 @@ class Candidates:
         ]
         hearing = partial(made_up, self._model, dreamer, self._policy, generator)
         heard = await self._background.compute(hearing, halt)
-        # Two parts for small talk: with two for what is heard as well, the gate on calm refused every other candidate.
-        kinds = [calm, calm, quiet, dreamer.otherwise, heard]
+        # Two parts each for small talk and for what must still be heard: with one, sessions grow deaf in a few lessons.
+        kinds = [calm, calm, quiet, dreamer.otherwise, heard, heard]
         return Dreamt(parent, told, rehearsal, kinds, kept.asked, dreamer, seed)
 
     async def make(self, level: LevelConfig, dreamt: Dreamt, names: Collection[str], halt: asyncio.Event) -> Candidate:
@@ -144,7 +144,8 @@ class Candidates:
         shared, losses = await self._distil(level, dreamt.parent, material, rng, halt)
         gate = Gate(self._model, self._tokenizer, self._suite, self._policy, dreamt.dreamer)
         rehearsed = [one.dream for one in dreamt.rehearsal]
-        examination = Examination(held_out, rehearsed, dreamt.asked, dreamt.dreamer.heard)
+        learned = [one.dream for found in told.values() for one in found]
+        examination = Examination(held_out, rehearsed, dreamt.asked, dreamt.dreamer.heard, learned)
         checks = await self._background.compute(partial(gate.examine, dreamt.parent, shared, examination), halt)
         return Candidate(shared, losses, {name: [one.dream for one in found] for name, found in told.items()}, checks)
 

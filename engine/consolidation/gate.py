@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from engine.consolidation.calm import share_kept
 from engine.consolidation.dreamer import Dreamer
 from engine.consolidation.dreams import Dream, as_rows, batches, log_chances, next_tokens
 from engine.consolidation.otherwise import holds
@@ -20,7 +22,7 @@ from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import GateCheck
 from engine.model.hope import Hope, Memory
-from engine.model.shared import with_shared
+from engine.model.shared import initial_shared, with_shared
 from engine.tokenizer import ASSISTANT, END, Tokenizer
 
 # What a figure that is no number, or without bound, is shown as.
@@ -36,12 +38,14 @@ class Examination:
         rehearsal: dreams of earlier generations.
         calm: what is to stay as it is.
         heard: questions after a turn that tells otherwise than its sessions did, with what must be named.
+        told: dreams of its sessions, all of them: what no reply to a calm question may name.
     """
 
     held_out: Sequence[Dream]
     rehearsal: Sequence[Dream]
     calm: Sequence[Dream]
     heard: Sequence[Dream] = ()
+    told: Sequence[Dream] = ()
 
 
 class Gate:
@@ -51,7 +55,7 @@ class Gate:
         model, tokenizer: of both.
         suite: the fixed text and the probes.
         policy: the limits.
-        dreamer: answers the probes.
+        dreamer: answers the probes, and what is asked otherwise than word for word.
     """
 
     def __init__(
@@ -70,19 +74,20 @@ class Gate:
             return checks
         drift = norm(candidate)
         checks["drift"] = GateCheck(norm(parent), drift, policy.most_drift, drift <= policy.most_drift * 1.001)
-        for name, dreams, share, floor in (
-            ("uptake", asked.held_out, 1.0, policy.least_uptake),
-            ("retention", asked.rehearsal, policy.least_retention, 0.0),
-            ("calm", asked.calm, policy.least_calm, 0.0),
-            ("heard", asked.heard, policy.least_heard, 0.0),
+        calm = partial(self._calm, told=asked.told)
+        for name, dreams, share, floor, measure in (
+            ("uptake", asked.held_out, 1.0, policy.least_uptake, self._agreement),
+            ("retention", asked.rehearsal, policy.least_retention, 0.0, self._agreement),
+            ("calm", asked.calm, policy.least_calm, 0.0, calm),
+            ("heard", asked.heard, policy.least_heard, 0.0, self._named),
         ):
             if dreams:
-                measure = self._named if name == "heard" else self._agreement
                 before, after = measure(parent, dreams), measure(candidate, dreams)
                 limit = max(before * share, floor)
                 checks[name] = GateCheck(before, after, limit, after >= limit)
         before, after = self._perplexity(parent), self._perplexity(candidate)
-        limit = before * policy.most_perplexity
+        # Lessons make the fixed text likelier than it was at first, by more than they differ: that may be lost again.
+        limit = max(before, self._perplexity(initial_shared(self._model))) * policy.most_perplexity
         checks["perplexity"] = GateCheck(before, after, limit, after <= limit)
         if self._suite.probes:
             before, after = self._probed(parent), self._probed(candidate)
@@ -91,15 +96,26 @@ class Gate:
 
     def _agreement(self, shared: Memory, dreams: Sequence[Dream]) -> float:
         """The share of dreams whose whole reply is what a session that was told nothing would say."""
+        return len(self._repeated(shared, dreams)) / len(dreams)
+
+    def _calm(self, shared: Memory, dreams: Sequence[Dream], told: Sequence[Dream]) -> float:
+        """The share of replies that say what they said, if in other words."""
+        same = {one.question for one in self._repeated(shared, dreams)}
+        others = [one.question for one in dreams if one.question not in same]
+        now = {one.question: one.tokens[one.reply_at :] for one in self._dreamer.replies(others, shared)}
+        return share_kept(dreams, same, now, told)
+
+    def _repeated(self, shared: Memory, dreams: Sequence[Dream]) -> list[Dream]:
+        """The dreams whose whole reply is what a session that was told nothing would say."""
         memory = with_shared(self._model.initial_memory(1), shared)
-        same = 0
+        same: list[Dream] = []
         for batch in batches(dreams):
             rows = as_rows(batch)
             chances_NV, places = log_chances(self._model, memory, rows)
             right_BT = ~places
             right_BT[places] = chances_NV.argmax(-1) == next_tokens(rows)[places]
-            same += int(right_BT.all(1).sum())
-        return same / len(dreams)
+            same += [one for one, right in zip(batch, right_BT.all(1).tolist(), strict=True) if right]
+        return same
 
     def _named(self, shared: Memory, asked: Sequence[Dream]) -> float:
         """The share of these whose reply is said in a session's, in whatever words."""

@@ -99,10 +99,10 @@ class GenerationPolicy:
         keep_generations: the oldest others are removed.
         least_uptake: share of the held-out dreams that a fresh session must answer as the dreamer did, word for word.
         least_retention: share of what the parent still knew of earlier generations.
-        least_calm: share of replies, to what nobody told, that stay as they were.
+        least_calm: share of replies, to what nobody told, that still say what they said.
         least_heard: share of what the parent names of what a session is told otherwise than those that contributed; by
             default it is shown and refuses nothing, for of a few facts too little is asked to judge by.
-        most_perplexity: times the parent's, on the fixed text.
+        most_perplexity: times the parent's on the fixed text, or that of a model that learned nothing if that is more.
         most_attempts: candidates made at most of one consolidation, to find who spoils it.
     """
 

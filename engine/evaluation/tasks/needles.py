@@ -81,7 +81,7 @@ TRAINING_KINDS = (
     Kind("", num_values=4),
 )
 # So many steps are drill, bare and dense rows: from there recall is found, and spreads to longer texts.
-DRILL_STEPS, DRILL_LENGTH, DRILL_KIND = 1000, 63, Kind("", num_keys=2)
+DRILL_STEPS, DRILL_LENGTH, DRILL_KIND = 1400, 63, Kind("", num_keys=2)
 DRILL = "{key} is {value} ."
 
 

@@ -126,11 +126,17 @@ def test_a_candidate_under_which_nothing_else_is_heard_is_refused() -> None:
     assert "heard" in (reason_of(checks) or "")
 
 
-def test_text_that_became_less_likely_refuses() -> None:
-    # An untrained model is so sure of itself that noise does it good: here the parent is the one with the noise.
-    checks = gate(GenerationPolicy(most_drift=1e9)).examine(moved(3.0), PARENT, Examination((), (), ()))
+def test_text_that_became_less_likely_than_it_was_at_first_refuses() -> None:
+    # An untrained model is so sure of itself that most noise does it good: this one is against what that does.
+    checks = gate(GenerationPolicy(most_drift=1e9)).examine(PARENT, moved(-0.05, 3), Examination((), (), ()))
     assert not checks["perplexity"].passed
     assert checks["perplexity"].limit == pytest.approx(checks["perplexity"].before * 1.02)
+
+
+def test_what_lessons_made_likelier_may_become_less_likely_again() -> None:
+    checks = gate(GenerationPolicy(most_drift=1e9)).examine(moved(1.0, 4), moved(0.2, 1), Examination((), (), ()))
+    assert checks["perplexity"].passed
+    assert checks["perplexity"].before * 1.02 < checks["perplexity"].after < checks["perplexity"].limit
 
 
 def test_an_operators_probe_refuses() -> None:
