@@ -22,12 +22,14 @@ from engine.consolidation.dreams import (
     Dream,
     Example,
     Kept,
+    as_read,
     as_rows,
     as_said,
     batches,
     examples,
     less_sure,
     likelihood,
+    once,
     padded,
 )
 from engine.consolidation.otherwise import Otherwise, holds, value_of
@@ -84,28 +86,32 @@ class Dreamer:
             session: whose turn it is.
             generator: draws the questions.
         """
-        told = self.tokenizer.read_turn(turn.message, reply=bool(turn.reply))
-        if turn.reply:
-            told += [*self.tokenizer.encode(turn.reply), END]
+        told = as_read(self.tokenizer, turn)
         if self._policy.material == "turns":
             return [as_said(told, self._model.config.vocab_size, session)]
-        _, after = self._model(torch.tensor([told]), self.fresh)
-        found = self._news(self._on_request(after, self._policy.first_dreams, generator), after)
+        after = self.after(turn)
+        found = self.news(self._on_request(after, self._policy.first_dreams, generator), after)
         if not found:
             return []
-        found += self._news(self._on_request(after, self._policy.more_dreams, generator), after)
-        found = _once(found)
+        found += self.news(self._on_request(after, self._policy.more_dreams, generator), after)
+        found = once(found)
         least = float(self._fitting(after, found).median()) - self._policy.fitting_nats
         near = self._near(after, turn.message, generator)
         near += self.replied(after, self._exchanged(told, found, generator))
         # What was asked for earlier may have another answer now.
         asked = [*near, *self.replied(after, [dream.question for dream in self._earlier])]
-        news = {one.question: one for one in self._news(asked, after)}
+        news = {one.question: one for one in self.news(asked, after)}
         fitting = zip(asked, self._fitting(after, asked), strict=True)
         found += [news[one.question] for one, nats in fitting if one.question in news and float(nats) >= least]
         self.quiet |= {one.question: one for one in near if one.question not in news}
         self.otherwise += self._told_otherwise(told, found, session, generator)
-        return self._answered(told, _once(found), after, session)
+        return self._answered(told, once(found), after, session)
+
+    @torch.no_grad()
+    def after(self, turn: Turn) -> Memory:
+        """A fresh memory that has read this turn alone."""
+        after: Memory = self._model(torch.tensor([as_read(self.tokenizer, turn)]), self.fresh)[1]
+        return after
 
     @torch.no_grad()
     def calm(self, messages: Sequence[str], shared: Memory) -> list[Dream]:
@@ -202,7 +208,7 @@ class Dreamer:
         asked = [Dream((*self._request, *dream.question[1:], END), len(self._request) - 1) for dream in dreams]
         return torch.cat([likelihood(self._model, after, as_rows(batch)) for batch in batches(asked)])
 
-    def _news(self, dreams: list[Dream], memory: Memory) -> list[Dream]:
+    def news(self, dreams: list[Dream], memory: Memory) -> list[Dream]:
         """The dreams whose replies the memory makes likelier than a fresh one does; who asks back has not answered."""
         dreams = [dream for dream in dreams if not self._ends.intersection(dream.tokens[dream.reply_at :])]
         if not dreams:
@@ -288,13 +294,7 @@ class Dreamer:
         words_BV[:, [at for at in range(NUM_SPECIAL) if at not in ends]] = -torch.inf
         if generator is None:
             return words_BV.argmax(-1).tolist()
-        chances_BV = torch.softmax(
-            (words_BV + (0.0 if cues_V is None else cues_V)) / self._policy.dream_temperature, -1
-        )
+        warmed_BV = (words_BV + (0.0 if cues_V is None else cues_V)) / self._policy.dream_temperature
+        chances_BV = torch.softmax(warmed_BV, -1)
         drawn: list[int] = torch.multinomial(chances_BV, 1, generator=generator)[:, 0].tolist()
         return drawn
-
-
-def _once(dreams: Sequence[Dream]) -> list[Dream]:
-    """Each question once, as it was answered last."""
-    return list({dream.question: dream for dream in dreams}.values())

@@ -8,15 +8,16 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from engine.core import Turn
 from engine.model.hope import Hope, Memory
-from engine.tokenizer import PAD
+from engine.tokenizer import END, PAD, Tokenizer
 
 # How far the word that was said stands out for one who is sure of it.
 CERTAIN_NATS = 16
@@ -89,6 +90,17 @@ class Rows:
     tokens_BT: Tensor
     lengths_B: Tensor
     counts_BT: Tensor
+
+
+def once(dreams: Iterable[Dream]) -> list[Dream]:
+    """Each question once, as it was answered last."""
+    return list({dream.question: dream for dream in dreams}.values())
+
+
+def as_read(tokenizer: Tokenizer, turn: Turn) -> list[int]:
+    """A turn's tokens, its reply with them if it has one."""
+    reply = [*tokenizer.encode(turn.reply), END] if turn.reply else []
+    return [*tokenizer.read_turn(turn.message, reply=bool(turn.reply)), *reply]
 
 
 def as_said(tokens: Sequence[int], vocab_size: int, session: str) -> Example:

@@ -138,7 +138,7 @@ class GenerationPolicy:
     keep_generations: int = 16
     least_uptake: float = 0.05
     least_retention: float = 0.8
-    least_calm: float = 0.6
+    least_calm: float = 0.8
     least_heard: float = 0.0
     most_perplexity: float = 1.02
     most_attempts: int = 8
@@ -154,6 +154,7 @@ SESSION_DREAMS = GenerationPolicy(
     more_dreams=12,
     near_dreams=16,
     idle_dreams=64,
+    certainty=0.6,
     num_steps=60,
     rows_per_step=20,
     dream_share=0.4,

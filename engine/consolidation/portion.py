@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from engine.config import CMS_MEDIUM
+from engine.consolidation.at_home import at_home
 from engine.consolidation.distill import Distilled, Material, draw, step, with_step_state, without_step_state
 from engine.consolidation.dreamer import Dreamer
-from engine.consolidation.dreams import Dream, Example, Kept, batches, examples
+from engine.consolidation.dreams import Dream, Example, batches, examples
 from engine.consolidation.policy import GenerationPolicy
 from engine.consolidation.suite import Suite
 from engine.core import Turn
@@ -62,6 +63,7 @@ class Portion:
         self._generator = torch.Generator().manual_seed(seed)
         self._rng = random.Random(seed)
         self._told: dict[tuple[int, ...], Example] = {}
+        self._telling: list[Turn] = []
         self._material: Material | None = None
         self._learning: Memory = with_step_state(model, self._level, medium, policy)
 
@@ -70,6 +72,7 @@ class Portion:
         if turn.memory.surprise <= self._policy.surprise_ceiling:
             dreamt = self._dreamer.of_turn(turn, "", self._generator)
             self._told |= {example.dream.question: example for example in dreamt}
+            self._telling += [turn] if dreamt else []
 
     def prepare(self) -> bool:
         """Answers what is to stay as it is; False where the turns told nothing."""
@@ -78,8 +81,10 @@ class Portion:
         earlier = [dream for dream in self._earlier if dream.question not in self._told]
         known = {*self._told, *(dream.question for dream in earlier)}
         kept = self._dreamer.to_keep(self._suite.calm, {**self._shared, **self._before}, known, self._generator)
-        at_home = self._at_home(kept)
-        calm = [at_home, at_home, self._answered(kept.calm), self._dreamer.otherwise]
+        asked = [one.question for one in (*kept.calm, *kept.quiet) if one.reply_at]
+        slower, home = {**self._shared, **self._before}, {**self._home, **self._before}
+        own = at_home(self._model, self._dreamer, home, slower, self._telling, asked)
+        calm = [own, own, self._answered(kept.calm), self._dreamer.otherwise]
         self._material = Material(list(self._told.values()), self._answered(earlier), calm)
         return True
 
@@ -113,15 +118,6 @@ class Portion:
             earlier = [example.dream for example in self._material.rehearsal]
             rehearsal = write_rehearsal([*earlier, *(one.dream for one in self._told.values())], rehearsal, self._rng)
         return {**self._before, **learned, REHEARSAL: rehearsal}
-
-    def _at_home(self, kept: Kept) -> list[Example]:
-        """What is to stay, as the session itself answers it: what `cms.medium` adds there comes on top of all else.
-
-        Learned from a fresh memory alone, it would tip questions that the session is already half inclined to answer.
-        """
-        before = {**self._home, **self._before}
-        dreams = self._dreamer.replied(before, [one.question for one in (*kept.calm, *kept.quiet) if one.reply_at])
-        return [one for batch in batches(dreams) for one in examples(self._model, before, batch, at_home=True)]
 
     def _answered(self, dreams: Sequence[Dream]) -> list[Example]:
         """As the session's slower levels answer them before they learn: they are to keep that, not more."""

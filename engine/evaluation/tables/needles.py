@@ -19,7 +19,7 @@ TITLE = "Needles in a haystack"
 TEXT = """A number is told once in a long text and asked for at its end, as in RULER: S-1 in five sentences repeated,
 S-2 in prose, S-3 a long code in prose; MK one of four keys, MQ four keys asked, MV four values of one key. Models
 were trained on texts of 256 to 2048 tokens; keys, values and prose of the tests are not in training."""
-STEPS, RATES = 2400, (3e-3, 6e-3)
+STEPS, RATES = 2400, (3e-3,)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
