@@ -23,19 +23,24 @@ deviation over seeds; a dash where nothing was measured. `hope eval render` wrot
 """
 
 
+# With more conditions than these a table is turned: a row a condition.
+MOST_COLUMNS = 16
+
+
 def markdown_table(runs: Sequence[Run], *, percent: bool) -> str:
     """A Markdown table of runs: contestants by conditions, with their number of parameters and seeds."""
     conditions = list(dict.fromkeys(name for run in runs for name in run.values))
-    lines = [
-        f"| model | parameters | seeds | {' | '.join(conditions)} |",
-        f"|---|---:|---:|{'---:|' * len(conditions)}",
-    ]
+    rows = [["model", "parameters", "seeds", *conditions]]
     for name, own in by_model(runs):
         size = own[0].notes.get("parameters")
         cells = [_cell([run.values[c] for run in own if c in run.values], percent) for c in conditions]
         seeds = len({run.seed for run in own})
-        lines.append(f"| {name} | {f'{size:,.0f}' if size else '–'} | {seeds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, f"{size:,.0f}" if size else "–", str(seeds), *cells])
+    if len(conditions) > MOST_COLUMNS:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    rule = f"|---|{'---:|' * (len(rows[0]) - 1)}"
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, rule, *body])
 
 
 def render(tables: Sequence[tuple[ModuleType, Path]], out: Path) -> int:

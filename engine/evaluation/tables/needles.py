@@ -18,7 +18,8 @@ NAME = "needles"
 TITLE = "Needles in a haystack"
 TEXT = """A number is told once in a long text and asked for at its end, as in RULER: S-1 in five sentences repeated,
 S-2 in prose, S-3 a long code in prose; MK one of four keys, MQ four keys asked, MV four values of one key. Models
-were trained on texts of 256 to 2048 tokens; keys, values and prose of the tests are not in training."""
+were trained on texts of 256 to 2048 tokens; keys, values and prose of the tests are not in training. Recall is found
+all at once, in a drill of bare facts that training begins with: who has not found it by then names nothing."""
 STEPS, RATES = 2400, (3e-3,)
 
 

@@ -47,6 +47,14 @@ def test_other_figures_are_no_percents() -> None:
     assert lines[3] == "| x | – | 1 | – | – |"
 
 
+def test_a_table_of_many_conditions_is_turned() -> None:
+    many = {f"c{number}": number / 100 for number in range(20)}
+    lines = markdown_table([*RUNS[2:], Run("t", "hope", 0, {}, many)], percent=True).splitlines()
+    assert lines[:2] == ["| model | titans | hope |", "|---|---:|---:|"]
+    assert lines[4:6] == ["| short | 100.0% | – |", "| c0 | – | 0.0% |"]
+    assert lines[-1] == "| c19 | – | 19.0% |"
+
+
 def test_the_page_has_every_table_with_its_command_text_and_plot(tmp_path: Path) -> None:
     path = tmp_path / "docs" / "results" / "copying.json"
     path.parent.mkdir(parents=True)
