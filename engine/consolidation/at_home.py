@@ -16,6 +16,7 @@ import torch
 
 from engine.consolidation.dreamer import Dreamer
 from engine.consolidation.dreams import Example, batches, examples
+from engine.consolidation.otherwise import value_of
 from engine.core import Turn
 from engine.model.hope import Hope, Memory
 from engine.model.shared import with_shared
@@ -39,12 +40,16 @@ def at_home(
     fresh = with_shared(model.initial_memory(1), slower)
     untold = {one.question: one for one in dreamer.replied(fresh, questions)}
     own = [one for one in dreamer.replied(home, questions) if one.question in untold]
-    apart = [one.question for one in own if one.tokens != untold[one.question].tokens]
+    apart = {one.question: one for one in own if one.tokens != untold[one.question].tokens}
     for turn in turns:
-        after = dreamer.after(turn)
-        answered = {one.question for one in dreamer.news(dreamer.replied(after, apart), after)} if apart else set()
-        apart = [question for question in apart if question not in answered]
-    kept = [one for one in own if one.question not in set(apart)]
+        message = dreamer.tokenizer.encode(turn.message)
+        # A reply that says nothing of what the turn says is not from there.
+        asked = [question for question, one in apart.items() if value_of(message, one) is not None]
+        if asked:
+            after = dreamer.after(turn)
+            for one in dreamer.news(dreamer.replied(after, asked), after):
+                del apart[one.question]
+    kept = [one for one in own if one.question not in apart]
     parts = ((home, kept), (fresh, [untold[question] for question in apart]))
     return [
         one

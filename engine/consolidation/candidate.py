@@ -127,7 +127,7 @@ class Candidates:
         ]
         hearing = partial(made_up, self._model, dreamer, self._policy, generator)
         heard = await self._background.compute(hearing, halt)
-        # Two parts each for small talk and for what must still be heard: with one, sessions grow deaf in a few lessons.
+        # Two parts for small talk, and for what must still be heard: with one, sessions grow deaf in a few lessons.
         kinds = [calm, calm, quiet, dreamer.otherwise, heard, heard]
         return Dreamt(parent, told, rehearsal, kinds, kept.asked, dreamer, seed)
 
