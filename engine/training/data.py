@@ -25,7 +25,7 @@ REPLY_WEIGHT, VALUE_WEIGHT, MESSAGE_WEIGHT, TALK_WEIGHT, TEXT_WEIGHT = 1.0, 3.0,
 UNKNOWN_WEIGHT = 1.5
 
 # Facts of open relations among all facts of training.
-OPEN_SHARE = 0.35
+OPEN_SHARE = 0.5
 
 
 # Token ids of a row, the weight of each as a target, and whether it belongs to an answer's value.

@@ -7,6 +7,7 @@ It teaches how to remember, not what: values are drawn anew for every dialogue (
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from engine.training.values import KINDS, draw_value
 # Of a dressed dialogue: sentences with something around them, without capitals, with a sentence of other talk.
 WRAP_SHARE, LOWER_SHARE, ASIDE_SHARE = 0.3, 0.1, 0.06
 ASIDE_CHARACTERS = 80
+
+_A_VALUE = re.compile(r"\b(a) (?=\{v\})", re.IGNORECASE)
 
 # Questions about what was never told, among all questions; and how fast told facts make room for others: a dialogue
 # draws one of these, so some facts are asked for a long time.
@@ -75,7 +78,8 @@ class Fact:
 
     def fill(self, template: str) -> str:
         """The template with this fact's value and entity in place; a value stays as it was told."""
-        text = template.replace("{v}", self.value)
+        text = _A_VALUE.sub(r"\1n ", template) if self.value[0] in "aeiouAEIOU" else template
+        text = text.replace("{v}", self.value)
         text = text if self.entity is None else text.replace("{e}", self.entity)
         return text[:1].upper() + text[1:] if template.startswith("{e}") else text
 

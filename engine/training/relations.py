@@ -66,7 +66,7 @@ def load_relations() -> tuple[Relation, ...]:
     found: list[Relation] = []
     folder = files("engine.training") / "facts"
     for name in sorted(entry.name for entry in folder.iterdir()):
-        if not name.endswith(".toml") or name.startswith("small_talk") or name == "open.toml":
+        if not name.endswith(".toml") or name.startswith(("small_talk", "open")):
             continue
         for table in tomllib.loads((folder / name).read_text("utf-8"))["relation"]:
             sentences: dict[str, Any] = {key: tuple(table[key]) for key in ("tell", "ask", "answer", "ack", "change")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 
@@ -61,6 +62,52 @@ ACTIVITIES = (
     "fly fishing, writing poems, street photography, growing tomatoes, fixing bikes, board games, singing in a choir, "
     "paper folding, home brewing, table tennis, ice skating, horse riding, star gazing, wood carving, making jam"
 ).split(", ")
+SPOTS = (
+    "bakery, hospital, farm, library, office, school, museum, harbour, station, airport, market, kitchen, attic, "
+    "garage, basement, garden, forest, beach, island, lake, mountain, village, hotel, restaurant, cafe, pub, shop, "
+    "factory, bank, church, castle, zoo, park, gym, theatre, cinema, stable, barn, warehouse, lighthouse, "
+    "laboratory, workshop, studio, prison, campsite, tower, playground, mill, vineyard, orchard, bookshop, pharmacy, "
+    "supermarket, stadium, post office, swimming pool, police station, petrol station, town hall, fire station, "
+    "drawer, cupboard, fridge, shelf, bedroom, hallway, bathroom, balcony, shed, cellar, canal, border, coast, "
+    "fishing village, ski resort, flower shop, toy shop"
+).split(", ")
+SPOT_MANNERS = "small big old new quiet busy little cold nice famous".split()
+THINGS = (
+    "boat, piano, umbrella, bicycle, tractor, camera, tent, lamp, kettle, sofa, motorbike, telescope, ladder, "
+    "wallet, scarf, ring, mirror, carpet, drone, laptop, typewriter, kite, canoe, hammer, suitcase, clock, van, "
+    "helmet, guitar, teapot, blanket, mug, necklace, microscope, sewing machine, fountain pen, fishing rod, "
+    "chess set, sledge, skateboard, wheelchair, violin, trailer, rucksack, compass, vase, printer, rug, bench, "
+    "record player, radio, coat, hat, shovel"
+).split(", ")
+ANIMALS = (
+    "dog cat parrot hamster rabbit goldfish tortoise snake lizard pony horse donkey goat sheep cow pig duck goose "
+    "canary budgie ferret mouse rat frog gecko tarantula hedgehog llama alpaca otter fox owl bear wolf elephant "
+    "giraffe penguin dolphin whale tiger lion panda squirrel badger eagle swan crab octopus koala kangaroo camel "
+    "zebra monkey"
+).split()
+DRINKS = (
+    "tea, coffee, milk, juice, water, lemonade, cocoa, beer, wine, cider, green tea, orange juice, hot chocolate, "
+    "iced tea, apple juice, black coffee, oat milk, ginger ale, mint tea, cola, sparkling water, espresso, "
+    "smoothies, buttermilk"
+).split(", ")
+SPORTS = (
+    "tennis football rugby hockey golf cricket basketball volleyball badminton handball squash baseball swimming "
+    "rowing running boxing judo karate fencing surfing skiing skating climbing cycling archery sailing wrestling "
+    "yoga darts chess"
+).split()
+INSTRUMENTS = (
+    "guitar piano violin drums flute trumpet cello harp clarinet saxophone organ accordion banjo trombone oboe viola "
+    "harmonica ukulele tuba bagpipes recorder mandolin xylophone bassoon double bass"
+).split()
+LANGUAGES = (
+    "English French German Spanish Italian Portuguese Dutch Danish Swedish Norwegian Finnish Polish Czech Greek "
+    "Turkish Arabic Hebrew Russian Japanese Chinese Korean Hindi Latin Welsh Irish Hungarian Swahili Urdu Icelandic "
+    "Basque Thai"
+).split()
+COUNTS = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty thirty forty fifty"
+).split()
 MONTHS = ("January February March April May June July August September October November December").split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
@@ -197,7 +244,25 @@ def _title(rng: random.Random) -> str:
     return " ".join(["The", *words] if rng.random() < 0.5 else words)
 
 
-_MAKERS = {
+def _spot(rng: random.Random) -> str:
+    spot = _one_of(rng, SPOTS)
+    return f"{rng.choice(SPOT_MANNERS)} {spot}" if rng.random() < 0.15 else spot
+
+
+def _one_of(rng: random.Random, usual: list[str], share: float = 0.65) -> str:
+    """A usual word, or now and then any word: what is told is not always what would be usual."""
+    return rng.choice(usual) if rng.random() < share else _real_or_invented(rng)
+
+
+def _language(rng: random.Random) -> str:
+    return rng.choice(LANGUAGES) if rng.random() < 0.65 else _stem(rng).capitalize()
+
+
+def _count(rng: random.Random) -> str:
+    return rng.choice(COUNTS) if rng.random() < 0.6 else str(rng.randrange(2, 200))
+
+
+_MAKERS: dict[str, Callable[[random.Random], str]] = {
     "name": _name,
     "place": _place,
     "word": _word,
@@ -208,5 +273,13 @@ _MAKERS = {
     "food": _food,
     "job": _job,
     "title": _title,
+    "spot": _spot,
+    "thing": lambda rng: _one_of(rng, THINGS),
+    "animal": lambda rng: _one_of(rng, ANIMALS),
+    "drink": lambda rng: _one_of(rng, DRINKS),
+    "sport": lambda rng: _one_of(rng, SPORTS),
+    "instrument": lambda rng: _one_of(rng, INSTRUMENTS),
+    "language": _language,
+    "count": _count,
 }
 KINDS = tuple(_MAKERS)

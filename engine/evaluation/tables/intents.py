@@ -16,7 +16,8 @@ from torch import nn
 
 from engine.config import CMS_FAST, CMS_MEDIUM
 from engine.errors import InvalidRequest
-from engine.evaluation.contestants import Shape, build, num_parameters
+from engine.evaluation.contestants import Shape, num_parameters
+from engine.evaluation.eager import build_eager
 from engine.evaluation.examples import mark
 from engine.evaluation.fitting import FitPlan, Fitted, best_rate, fit
 from engine.evaluation.incremental import (
@@ -51,8 +52,8 @@ turn, "elastic" does so with elastic weight consolidation, and "joint" with all 
 learning by weights. "(nearest centroid)" compares shared tokens and learns nothing. Utterances are cut to their rarest
 tokens. Forgetting: what was right after its task less what is right at the end, mean over tasks."""
 
-STEPS, RATES = 900, (3e-3,)
-NUM_TESTED, NUM_LABELS, EASY_SHARE = 50, 24, 0.5
+STEPS, RATES = 2000, (3e-3,)
+NUM_TESTED, NUM_LABELS, EASY_SHARE = 50, 24, 0.6
 LEARNS_BY_WEIGHTS = ("transformer", "hope")
 LEVELS = (CMS_FAST, CMS_MEDIUM)
 Settings = dict[str, float | int | str]
@@ -135,7 +136,7 @@ def _runs(
 ) -> list[Run]:
     """One trained contestant in all its ways of learning; in memory first. What is kept already is not run again."""
     weights, shape = WeightsPlan(given.task_steps, given.task_rate), Shape(task.vocab_size, given.width, given.layers)
-    make = partial(build, name, shape)
+    make = partial(build_eager, name, shape)
     settings: Settings = {
         **_settings(task, plan),
         **{"steps": given.steps or STEPS, "rate": rate, "width": given.width, "layers": given.layers},

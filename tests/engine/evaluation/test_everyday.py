@@ -33,6 +33,9 @@ def test_training_says_neither_the_sentence_nor_the_question(one: Everyday) -> N
         "What do I play?",
         "What does my aunt play?",
         "I have an old robot called {v}.",
+        "I work at a {v}.",
+        "Which instrument does my aunt play?",
+        "My aunt Ada is afraid of {v}.",
     ],
 )
 def test_what_training_says_would_be_found(sentence: str) -> None:

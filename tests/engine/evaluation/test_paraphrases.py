@@ -27,7 +27,7 @@ def test_the_file_is_whole() -> None:
     every = load_paraphrases()
     assert len({one.name for one in every}) == len(every) == 60
     assert len(set(SENTENCES)) == len(SENTENCES) == 6 * len(every)
-    assert {one.value for one in every} == set(KINDS)
+    assert len({one.value for one in every} & set(KINDS)) == len({one.value for one in every}) == 10
     for one in every:
         assert len(one.tell) == len(one.ask) == 3
         assert all(tell.count("{v}") == 1 and "{" not in tell.replace("{v}", "") for tell in one.tell)

@@ -6,11 +6,11 @@ Values stay gaps ({v} matches {v}). Corpora of a data folder and invented words 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 from engine.training.dialogue import ASIDE_CHARACTERS
-from engine.training.open_relations import Family, is_held_out_word, load_open_words
+from engine.training.open_relations import NAMES_OF_KINDS, Family, Verb, is_held_out_word, load_open_words
 from engine.training.relations import NUM_HELD_OUT_PHRASES, load_relations, load_small_talk
 
 ENDS = "?.! "
@@ -49,14 +49,25 @@ def _fillings(family: Family) -> list[dict[str, str]]:
     words = load_open_words()
     kin = _any(words.kin)
     if family.verbs:
-        verbs = [verb for verb in family.verbs if _in_training(verb.base)]
-        base, third = _any(verb.base for verb in verbs), _any(verb.third for verb in verbs)
-        me = {"s": "I", "do": "do", "have": "have", "verbs": base}
-        other = {"s": f"my {kin}", "do": "does", "have": "has", "verbs": third}
-        return [{"v": r"\{v\}", "verb": base, **gaps} for gaps in (me, other)]
+        verbs = [verb for verb in family.verbs if _in_training(verb.base)] or family.verbs
+        kinds = {kind for verb in verbs for kind in verb.values} or {""}
+        return [
+            gaps
+            for kind in kinds
+            for gaps in _doers(kin, kind, [verb for verb in verbs if kind in verb.values or not kind])
+        ]
     nouns = family.nouns or tuple(noun for noun, _ in family.attributes)
     noun = rf"(?:{_any(words.adjectives)} )?{_any(filter(_in_training, nouns))}"
     return [{"v": r"\{v\}", "n": noun, "np": f"my (?:{kin}'s )?{noun}"}]
+
+
+def _doers(kin: str, kind: str, verbs: Sequence[Verb]) -> Iterator[dict[str, str]]:
+    base, third, past = (_any(getattr(verb, form) for verb in verbs) for form in ("base", "third", "past"))
+    same = {"v": r"\{v\}", "verb": base, "past": past, "kind": NAMES_OF_KINDS.get(kind, kind)}
+    yield {**same, "s": "I", "do": "do", "have": "have", "be": "am", "im": "I'm", "whose": "my", "verbs": base}
+    them = rf"my {kin}(?: (?!my )\S+(?: \S+)?)?"
+    others = {"s": them, "do": "does", "have": "has", "be": "is", "im": f"{them} is", "whose": f"{them}'s"}
+    yield {**same, **others, "verbs": third}
 
 
 def _in_training(word: str) -> bool:
