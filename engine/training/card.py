@@ -17,6 +17,7 @@ from engine.errors import InvalidRequest
 from engine.model.hope import Hope
 from engine.model.weights import checkpoint_notes, fingerprint, load_checkpoint, save_checkpoint
 from engine.training.beginning import history
+from engine.training.blend import Blend, blend
 from engine.training.trainer import LOG_FILE
 
 CARD_FILE = "MODEL_CARD.md"
@@ -34,19 +35,23 @@ SOURCES = """| source | used for | licence |
 public domain |"""
 
 
-def export(run: Path, folder: Path, recall: Sequence[Path]) -> None:
+def export(run: Path, folder: Path, recall: Sequence[Path], between: Blend | None = None) -> None:
     """Writes the run's model, tokenizer, card and curves into `folder`.
 
     Args:
         run: a run's folder.
         folder: where the checkpoint goes; what it held before is replaced.
-        recall: JSON results of `hope eval recall` on this run's model.
+        recall: JSON results of `hope eval recall` on this model.
+        between: ship weights between another checkpoint's and the run's; the command is added to the run's own.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise InvalidRequest("the curves need matplotlib: pip install 'hope-server[plots]'")
     model, tokenizer = load_checkpoint(run)
-    runs = history(run)
-    save_checkpoint(folder, model, tokenizer, checkpoint_notes(run))
+    notes, runs = checkpoint_notes(run), history(run)
+    if between is not None:
+        blend(model, between.other, between.share)
+        runs = (*runs[:-1], runs[-1] | {"command": f"{notes['command']} && {between.command}"})
+    save_checkpoint(folder, model, tokenizer, notes | {"command": runs[-1]["command"]})
     log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
     results = [json.loads(path.read_text()) for path in recall]
     (folder / CARD_FILE).write_text(_card(model, runs, log, results))

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ from engine.model.hope import Hope
 from engine.model.weights import TOKENIZER_FILE, baseline_config, checkpoint_config
 from engine.tokenizer import Tokenizer
 from engine.training.beginning import earlier_runs, retain_longer, start_from
+from engine.training.blend import Blend, share_of
 from engine.training.card import export
 from engine.training.data import DialogueData, tokenizer_texts
 from engine.training.dialogue import Stage
@@ -35,8 +37,10 @@ def run_training(argv: Sequence[str]) -> int:
     """Trains or resumes a run; returns the exit status."""
     parser = make_parser()
     given = parser.parse_args(argv)
+    command = shlex.join(["hope", "train", *argv])
     if given.export:
-        export(given.out, given.export, given.recall)
+        between = None if given.blend is None else Blend(Path(given.blend[0]), share_of(given.blend[1]), command)
+        export(given.out, given.export, given.recall, between)
         return 0
     stages = tuple(given.stage or map(stage_of, DEFAULT_CURRICULUM))
     if stages[0][0] > 0:
@@ -56,7 +60,7 @@ def run_training(argv: Sequence[str]) -> int:
         return 0
     team, given.device = join(given.parallel, given.device)
     try:
-        _train(given, stages, team, shlex.join(["hope", "train", *argv]))
+        _train(given, stages, team, command)
     finally:
         leave(team)
     return 0

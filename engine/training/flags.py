@@ -61,6 +61,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--probe-every", type=int, default=100, metavar="STEPS", help="measure recall")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the run's model and card there and stop")
     parser.add_argument(
+        "--blend",
+        nargs=2,
+        metavar=("FOLDER", "SHARE"),
+        help="with --export: weights between the checkpoint that the run began with, in FOLDER, and the run's, of "
+        "which SHARE (0 to 1) stays; for what a short run on new material would forget",
+    )
+    parser.add_argument(
         "--recall", type=Path, action="append", default=[], metavar="FILE", help="a result of `hope eval` for the card"
     )
     _add_scale(parser.add_argument_group("more data, larger models, several machines' worth of steps"))

@@ -12,11 +12,13 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from engine.errors import HopeError
-from engine.model.weights import fingerprint, load_checkpoint
+from engine.model.weights import fingerprint, load_checkpoint, save_checkpoint
 from engine.training import card
 from engine.training.beginning import history
+from engine.training.blend import Blend
 from engine.training.card import CARD_FILE, CURVES_FILE, draw_curves, export
 from engine.training.command import run_training
 from engine.training.trainer import LOG_FILE
@@ -166,3 +168,19 @@ def test_curves_are_a_picture_and_the_same_for_the_same_log(tmp_path: Path) -> N
     assert ElementTree.fromstring(first.read_text()).tag.endswith("svg")
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes() != other.read_bytes()
+
+
+def test_what_was_blended_is_shipped_and_how_stands_in_its_history(
+    finished: Path, tmp_path: Path, drawn: Drawn
+) -> None:
+    other = tmp_path / "other"
+    export(finished, other, [])
+    weights, tokenizer = load_checkpoint(other)
+    with torch.no_grad():
+        weights.embedding.weight.zero_()
+    save_checkpoint(other, weights, tokenizer, {})
+    export(finished, tmp_path / "out", [], Blend(other, 0.25, "hope train --blend"))
+    own, shipped = (load_checkpoint(folder)[0].embedding.weight for folder in (finished, tmp_path / "out"))
+    torch.testing.assert_close(shipped, 0.25 * own)
+    assert history(tmp_path / "out")[-1]["command"] == "hope train --out runs/sample && hope train --blend"
+    assert "`hope train --out runs/sample && hope train --blend`" in (tmp_path / "out" / CARD_FILE).read_text()
