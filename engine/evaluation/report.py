@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from engine.evaluation.study import Run, by_model, from_json
+from engine.model.weights import bundled_checkpoint, checkpoint_digest
 
 HEAD = """# Results
 
@@ -54,6 +55,7 @@ def render(tables: Sequence[tuple[ModuleType, Path]], out: Path) -> int:
         _plot(runs, module.TITLE, percent, plot)
         parts.append(f"## {module.TITLE}\n\n{getattr(module, 'TEXT', '').strip()}\n\n`{summary['command']}`\n")
         parts.append(markdown_table(runs, percent=percent) + "\n")
+        parts += _earlier_checkpoint(runs)
         remarks = getattr(module, "remarks", None)
         if remarks is not None:
             parts.append(remarks(runs).strip() + "\n")
@@ -61,6 +63,14 @@ def render(tables: Sequence[tuple[ModuleType, Path]], out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(parts))
     return len(tables)
+
+
+def _earlier_checkpoint(runs: Sequence[Run]) -> list[str]:
+    """A word of warning where the bundled checkpoint is no longer the one that was measured."""
+    measured = {str(run.settings["checkpoint"]) for run in runs if "checkpoint" in run.settings}
+    if not measured or checkpoint_digest(bundled_checkpoint()) in measured:
+        return []
+    return [f"Measured with an earlier checkpoint ({', '.join(sorted(measured))}); the bundled one may differ.\n"]
 
 
 def _beside(plot: Path, page: Path) -> str:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from engine.evaluation import table_command
+from engine.evaluation import report, table_command
 from engine.evaluation.report import markdown_table, render
 from engine.evaluation.study import Results, Run, from_json, to_json
 from engine.evaluation.table_command import run_render, run_table
@@ -67,6 +67,20 @@ def test_the_page_has_every_table_with_its_command_text_and_plot(tmp_path: Path)
         assert part in text
     assert "![Copying](results/copying.svg)" in text
     assert (tmp_path / "docs" / "results" / "copying.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("digests", "warned"), [(["of now"], False), (["earlier"], True), (["earlier", "of now"], False)]
+)
+def test_a_table_of_an_earlier_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digests: list[str], warned: bool
+) -> None:
+    monkeypatch.setattr(report, "checkpoint_digest", lambda folder: "of now")
+    runs = [Run("t", "hope", 0, {"checkpoint": digest}, {"short": 0.5}) for digest in digests]
+    path = tmp_path / "copying.json"
+    path.write_text(json.dumps({"table": "t", "command": "hope eval t", "runs": [to_json(run) for run in runs]}))
+    render([(table(), path)], tmp_path / "RESULTS.md")
+    assert ("an earlier checkpoint (earlier)" in (tmp_path / "RESULTS.md").read_text()) == warned
 
 
 def test_a_table_is_measured_kept_printed_and_rendered(
