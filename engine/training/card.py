@@ -54,7 +54,7 @@ def export(run: Path, folder: Path, recall: Sequence[Path], between: Blend | Non
     save_checkpoint(folder, model, tokenizer, notes | {"command": runs[-1]["command"]})
     log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
     results = [json.loads(path.read_text()) for path in recall]
-    (folder / CARD_FILE).write_text(_card(model, runs, log, results))
+    (folder / CARD_FILE).write_text(_card(model, runs, log, results, blended=between is not None))
     draw_curves(log, folder / CURVES_FILE)
 
 
@@ -85,12 +85,19 @@ def draw_curves(log: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def _card(
-    model: Hope, runs: Sequence[dict[str, str]], log: Sequence[dict[str, float]], results: Sequence[dict[str, Any]]
+    model: Hope,
+    runs: Sequence[dict[str, str]],
+    log: Sequence[dict[str, float]],
+    results: Sequence[dict[str, Any]],
+    *,
+    blended: bool,
 ) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     probes = [row for row in log if "recall" in row]
     loss = statistics.mean(row["loss"] for row in log[-100:])
     tokens, steps = (sum(int(run[name]) for run in runs) for name in ("tokens_seen", "steps"))
+    tokens_right = probes[-1]["recall_tokens"]
+    before = ", before blending" if blended else ""
     commands = "; then ".join(f"`{run['command']}`" for run in runs)
     return f"""# Model card: the reference checkpoint
 
@@ -103,8 +110,8 @@ simple talk; it knows next to nothing else and must not be relied on for facts o
 | fingerprint | `{fingerprint(model)}` |
 | tokens seen | {tokens:,} in {steps:,} steps |
 | command | {commands} |
-| loss, last 100 steps | {loss:.3f} nats (replies and a share of the messages' tokens, weighted) |
-| probe, last | {probes[-1]["recall"]:.1%} of held-out values whole, {probes[-1]["recall_tokens"]:.1%} of their tokens |
+| loss, last 100 steps{before} | {loss:.3f} nats (replies and a share of the messages' tokens, weighted) |
+| probe, last{before} | {probes[-1]["recall"]:.1%} of held-out values whole, {tokens_right:.1%} of their tokens |
 
 ![loss and recall over tokens]({CURVES_FILE})
 

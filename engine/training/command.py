@@ -38,6 +38,8 @@ def run_training(argv: Sequence[str]) -> int:
     parser = make_parser()
     given = parser.parse_args(argv)
     command = shlex.join(["hope", "train", *argv])
+    if given.blend and not given.export:
+        parser.error("argument --blend: it changes what is exported; name a folder with --export")
     if given.export:
         between = None if given.blend is None else Blend(Path(given.blend[0]), share_of(given.blend[1]), command)
         export(given.out, given.export, given.recall, between)

@@ -185,13 +185,11 @@ def _forms(verb: Verb, who: str, you: str) -> dict[str, str]:
         "s": who,
         "do": "do" if me else "does",
         "have": "have" if me else "has",
-        "your_have": "have" if me else "has",
         "be": "am" if me else "is",
         "im": "I'm" if me else f"{who} is",
         "youre": "you're" if me else f"{you} is",
         "whose": "my" if me else f"{who}'s",
         "verbs": verb.base if me else verb.third,
-        "your_verbs": verb.base if me else verb.third,
     }
 
 

@@ -183,4 +183,6 @@ def test_what_was_blended_is_shipped_and_how_stands_in_its_history(
     own, shipped = (load_checkpoint(folder)[0].embedding.weight for folder in (finished, tmp_path / "out"))
     torch.testing.assert_close(shipped, 0.25 * own)
     assert history(tmp_path / "out")[-1]["command"] == "hope train --out runs/sample && hope train --blend"
-    assert "`hope train --out runs/sample && hope train --blend`" in (tmp_path / "out" / CARD_FILE).read_text()
+    text = (tmp_path / "out" / CARD_FILE).read_text()
+    assert "`hope train --out runs/sample && hope train --blend`" in text
+    assert "| loss, last 100 steps, before blending |" in text

@@ -240,6 +240,13 @@ def test_longer_memories_need_a_checkpoint_to_begin_with(tmp_path: Path, capsys:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_blended_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, *SMALL, "--blend", "elsewhere", "0.5", "--out", str(tmp_path / "run"))
+    assert status == 2
+    assert "--export" in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_curriculum_begins_at_step_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = said(capsys, *SHAPE, "--no-compile", "--out", str(tmp_path / "run"), "--stage", "5:40:2:2:0.3")
     assert status == 2

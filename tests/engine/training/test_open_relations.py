@@ -124,10 +124,15 @@ def test_verbs_agree_with_who_does_it() -> None:
             assert not any(has(sentence, f"{wrong_one} {who}") for wrong_one in (wrong_do, wrong_be)), sentence
             assert not has(sentence, f"{who} {wrong_be}"), sentence
             assert me or not has(sentence, "I'm"), sentence
+            assert has(sentence, who) or (me and re.search(r"\b(I'm|my)\b", sentence, re.IGNORECASE)), sentence
         for sentence in (*relation.tell, *relation.change):
             assert not has(sentence, f"{who} {wrong_have}"), sentence
             assert right == wrong or f"will {wrong}" in sentence or not says(sentence, who, wrong), sentence
-        assert not any(has(sentence, "my") for sentence in (*relation.answer, *relation.ack))
+        you = "you" if me else who.replace("my ", "your ")
+        for sentence in (*relation.answer, *relation.ack):
+            assert not has(sentence, "my"), sentence
+            assert right == wrong or not says(sentence, you, wrong), sentence
+        assert any(has(sentence, you) or has(sentence, "you're") for sentence in relation.answer), relation.answer
     assert speakers == {"I", "kin", "a name"}
 
 
